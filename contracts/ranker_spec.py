@@ -1,0 +1,67 @@
+"""What a ranker bundle's manifest says: its graph, its space, how it reads features, its ID rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from contracts.codec import CODEC_NAMES, ID_INT8
+from contracts.errors import InvalidInput, UnknownVersion
+from contracts.features import FeatureSchema, schema_from_json
+from contracts.space import Space, space_from_json
+
+RANKER_SPEC_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RankerSpec:
+    """graph, id_rows: file names in the bundle; id_rows is Parquet (item_id string, row binary).
+
+    model: the architecture's configuration, for people and retraining; report: offline metrics.
+    """
+
+    model: Mapping[str, Any]
+    space: Space
+    schema: FeatureSchema
+    id_row_count: int
+    report: Mapping[str, Any] = field(default_factory=dict)
+    tolerance: float = 1e-4
+    id_codec: int = ID_INT8
+    graph: str = "ranker.onnx"
+    id_rows: str = "id_rows.parquet"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": RANKER_SPEC_VERSION,
+            "model": dict(self.model),
+            "space": self.space.to_json(),
+            "schema": self.schema.to_json(),
+            "id_row_count": self.id_row_count,
+            "report": dict(self.report),
+            "tolerance": self.tolerance,
+            "id_codec": CODEC_NAMES[self.id_codec],
+            "graph": self.graph,
+            "id_rows": self.id_rows,
+        }
+
+
+def ranker_spec_from_json(document: dict[str, Any]) -> RankerSpec:
+    """`RankerSpec.to_json()` back."""
+    if document.get("version") != RANKER_SPEC_VERSION:
+        raise UnknownVersion("ranker spec", document.get("version"), RANKER_SPEC_VERSION)
+    codecs = {name: codec for codec, name in CODEC_NAMES.items()}
+    try:
+        return RankerSpec(
+            model=dict(document["model"]),
+            space=space_from_json(document["space"]),
+            schema=schema_from_json(document["schema"]),
+            id_row_count=int(document["id_row_count"]),
+            report=dict(document["report"]),
+            tolerance=float(document["tolerance"]),
+            id_codec=codecs[document["id_codec"]],
+            graph=str(document["graph"]),
+            id_rows=str(document["id_rows"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput("ranker spec", document, f"is malformed: {error!r}") from error

@@ -1,0 +1,216 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class CandidateStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CANDIDATE_STATUS_UNSPECIFIED: _ClassVar[CandidateStatus]
+    CANDIDATE_STATUS_OK: _ClassVar[CandidateStatus]
+    CANDIDATE_STATUS_COLD: _ClassVar[CandidateStatus]
+    CANDIDATE_STATUS_MISSING: _ClassVar[CandidateStatus]
+
+class ItemState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ITEM_STATE_UNSPECIFIED: _ClassVar[ItemState]
+    ITEM_STATE_QUEUED: _ClassVar[ItemState]
+    ITEM_STATE_ENCODING: _ClassVar[ItemState]
+    ITEM_STATE_SCOREABLE: _ClassVar[ItemState]
+    ITEM_STATE_DELETED: _ClassVar[ItemState]
+    ITEM_STATE_DEAD: _ClassVar[ItemState]
+CANDIDATE_STATUS_UNSPECIFIED: CandidateStatus
+CANDIDATE_STATUS_OK: CandidateStatus
+CANDIDATE_STATUS_COLD: CandidateStatus
+CANDIDATE_STATUS_MISSING: CandidateStatus
+ITEM_STATE_UNSPECIFIED: ItemState
+ITEM_STATE_QUEUED: ItemState
+ITEM_STATE_ENCODING: ItemState
+ITEM_STATE_SCOREABLE: ItemState
+ITEM_STATE_DELETED: ItemState
+ITEM_STATE_DEAD: ItemState
+
+class Behaviour(_message.Message):
+    __slots__ = ("item_id", "timestamp_ms")
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_MS_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    timestamp_ms: int
+    def __init__(self, item_id: _Optional[str] = ..., timestamp_ms: _Optional[int] = ...) -> None: ...
+
+class ScoreRequest(_message.Message):
+    __slots__ = ("scene", "user_id", "behaviours", "candidates", "generation")
+    SCENE_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    BEHAVIOURS_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    scene: str
+    user_id: str
+    behaviours: _containers.RepeatedCompositeFieldContainer[Behaviour]
+    candidates: _containers.RepeatedScalarFieldContainer[str]
+    generation: str
+    def __init__(self, scene: _Optional[str] = ..., user_id: _Optional[str] = ..., behaviours: _Optional[_Iterable[_Union[Behaviour, _Mapping]]] = ..., candidates: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ...) -> None: ...
+
+class Completeness(_message.Message):
+    __slots__ = ("behaviours_asked", "behaviours_found", "candidates_asked", "candidates_found")
+    BEHAVIOURS_ASKED_FIELD_NUMBER: _ClassVar[int]
+    BEHAVIOURS_FOUND_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_ASKED_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FOUND_FIELD_NUMBER: _ClassVar[int]
+    behaviours_asked: int
+    behaviours_found: int
+    candidates_asked: int
+    candidates_found: int
+    def __init__(self, behaviours_asked: _Optional[int] = ..., behaviours_found: _Optional[int] = ..., candidates_asked: _Optional[int] = ..., candidates_found: _Optional[int] = ...) -> None: ...
+
+class Timings(_message.Message):
+    __slots__ = ("queue_ms", "fetch_ms", "assemble_ms", "run_ms", "total_ms")
+    QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
+    FETCH_MS_FIELD_NUMBER: _ClassVar[int]
+    ASSEMBLE_MS_FIELD_NUMBER: _ClassVar[int]
+    RUN_MS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_MS_FIELD_NUMBER: _ClassVar[int]
+    queue_ms: float
+    fetch_ms: float
+    assemble_ms: float
+    run_ms: float
+    total_ms: float
+    def __init__(self, queue_ms: _Optional[float] = ..., fetch_ms: _Optional[float] = ..., assemble_ms: _Optional[float] = ..., run_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
+
+class ScoreResponse(_message.Message):
+    __slots__ = ("scene", "generation", "scores", "statuses", "completeness", "timings")
+    SCENE_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    STATUSES_FIELD_NUMBER: _ClassVar[int]
+    COMPLETENESS_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    scene: str
+    generation: str
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    statuses: _containers.RepeatedScalarFieldContainer[CandidateStatus]
+    completeness: Completeness
+    timings: Timings
+    def __init__(self, scene: _Optional[str] = ..., generation: _Optional[str] = ..., scores: _Optional[_Iterable[float]] = ..., statuses: _Optional[_Iterable[_Union[CandidateStatus, str]]] = ..., completeness: _Optional[_Union[Completeness, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+
+class ListGenerationsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Scene(_message.Message):
+    __slots__ = ("name", "generation", "revision")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    generation: str
+    revision: int
+    def __init__(self, name: _Optional[str] = ..., generation: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class GenerationInfo(_message.Message):
+    __slots__ = ("id", "created_ms", "space_id", "encoder_digest", "ranker_digest")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    CREATED_MS_FIELD_NUMBER: _ClassVar[int]
+    SPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    RANKER_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    created_ms: int
+    space_id: str
+    encoder_digest: str
+    ranker_digest: str
+    def __init__(self, id: _Optional[str] = ..., created_ms: _Optional[int] = ..., space_id: _Optional[str] = ..., encoder_digest: _Optional[str] = ..., ranker_digest: _Optional[str] = ...) -> None: ...
+
+class ListGenerationsResponse(_message.Message):
+    __slots__ = ("scenes", "generations")
+    SCENES_FIELD_NUMBER: _ClassVar[int]
+    GENERATIONS_FIELD_NUMBER: _ClassVar[int]
+    scenes: _containers.RepeatedCompositeFieldContainer[Scene]
+    generations: _containers.RepeatedCompositeFieldContainer[GenerationInfo]
+    def __init__(self, scenes: _Optional[_Iterable[_Union[Scene, _Mapping]]] = ..., generations: _Optional[_Iterable[_Union[GenerationInfo, _Mapping]]] = ...) -> None: ...
+
+class TokenList(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, values: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Attribute(_message.Message):
+    __slots__ = ("text", "number", "tokens")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    number: float
+    tokens: TokenList
+    def __init__(self, text: _Optional[str] = ..., number: _Optional[float] = ..., tokens: _Optional[_Union[TokenList, _Mapping]] = ...) -> None: ...
+
+class Item(_message.Message):
+    __slots__ = ("item_id", "text", "attributes", "image")
+    class TextEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class AttributesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Attribute
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Attribute, _Mapping]] = ...) -> None: ...
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    text: _containers.ScalarMap[str, str]
+    attributes: _containers.MessageMap[str, Attribute]
+    image: bytes
+    def __init__(self, item_id: _Optional[str] = ..., text: _Optional[_Mapping[str, str]] = ..., attributes: _Optional[_Mapping[str, Attribute]] = ..., image: _Optional[bytes] = ...) -> None: ...
+
+class PushRequest(_message.Message):
+    __slots__ = ("item",)
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    item: Item
+    def __init__(self, item: _Optional[_Union[Item, _Mapping]] = ...) -> None: ...
+
+class DeleteRequest(_message.Message):
+    __slots__ = ("item_id",)
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    def __init__(self, item_id: _Optional[str] = ...) -> None: ...
+
+class PushReceipt(_message.Message):
+    __slots__ = ("item_id", "sequence")
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    sequence: int
+    def __init__(self, item_id: _Optional[str] = ..., sequence: _Optional[int] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ("item_id",)
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    def __init__(self, item_id: _Optional[str] = ...) -> None: ...
+
+class ItemStatus(_message.Message):
+    __slots__ = ("item_id", "state", "sequence", "reason", "updated_ms")
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_MS_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    state: ItemState
+    sequence: int
+    reason: str
+    updated_ms: int
+    def __init__(self, item_id: _Optional[str] = ..., state: _Optional[_Union[ItemState, str]] = ..., sequence: _Optional[int] = ..., reason: _Optional[str] = ..., updated_ms: _Optional[int] = ...) -> None: ...
