@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import time
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -48,13 +49,16 @@ class Bundle:
         return self.path / name
 
     def golden(self) -> dict[str, tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]]:
-        """graph -> (inputs, outputs)."""
+        """graph -> (inputs, outputs); BrokenBundle where the file does not hold plain named arrays."""
         out: dict[str, tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]] = {}
-        with np.load(self.file(GOLDEN), allow_pickle=False) as arrays:
-            for key in arrays.files:
-                graph, side, name = key.split("/", 2)
-                pair = out.setdefault(graph, ({}, {}))
-                pair[0 if side == "in" else 1][name] = arrays[key]
+        try:
+            with np.load(self.file(GOLDEN), allow_pickle=False) as arrays:
+                for key in arrays.files:
+                    graph, side, name = key.split("/", 2)
+                    pair = out.setdefault(graph, ({}, {}))
+                    pair[0 if side == "in" else 1][name] = arrays[key]
+        except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+            raise BrokenBundle(f"bundle {self.digest[:12]}: {GOLDEN} cannot be read: {error}") from error
         return out
 
 
@@ -99,7 +103,7 @@ def publish(bundle: Bundle, root: str) -> str:
 
     The manifest is written last, so a half-copied bundle is never one. Publishing twice is harmless.
     """
-    filesystem, base = fsspec.core.url_to_fs(root)
+    filesystem, base = _filesystem(root)
     name = f"{bundle.manifest.kind}-{bundle.digest[:12]}"
     target = f"{base.rstrip('/')}/{name}"
     if not filesystem.exists(f"{target}/{MANIFEST}"):
@@ -114,18 +118,21 @@ def open_bundle(uri: str, digest: str | None = None, cache: Path | None = None) 
     """A bundle from a directory or URI, every digest checked.
 
     A remote bundle is copied once into `cache` (default: a folder of the system's temporary one).
-    Raises NotFound, BrokenBundle or UnknownVersion.
+    Raises NotFound, BrokenBundle, UnknownVersion, or InvalidInput for a URI that cannot be used.
     """
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = _filesystem(uri)
     try:
         data = filesystem.cat_file(f"{path}/{MANIFEST}")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound("bundle", uri) from error
-    manifest = parse_bundle_manifest(data)
+    try:
+        manifest = parse_bundle_manifest(data)
+    except InvalidInput as error:
+        raise BrokenBundle(f"bundle {uri}: {error}") from error
     if digest is not None and manifest.digest != digest:
         raise BrokenBundle(f"bundle {uri}: digest is {manifest.digest[:12]}, expected {digest[:12]}")
     for name in manifest.files:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        if not _stays_inside(name):
             raise BrokenBundle(f"bundle {uri}: file name {name!r} leaves the bundle")
     local = Path(path)
     if "file" not in filesystem.protocol:
@@ -141,15 +148,39 @@ def open_bundle(uri: str, digest: str | None = None, cache: Path | None = None) 
     return Bundle(local, manifest)
 
 
+def _filesystem(uri: str) -> tuple[Any, str]:
+    """The fsspec filesystem of a URI and the path in it."""
+    if "\0" in uri:
+        raise InvalidInput("uri", uri, "holds a NUL")
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError, TypeError, AttributeError) as error:
+        raise InvalidInput("uri", uri, f"cannot be opened: {error}") from error
+    return filesystem, str(path)
+
+
+def _stays_inside(name: str) -> bool:
+    """A plain relative POSIX path of a file that is not the manifest itself."""
+    path = PurePosixPath(name)
+    plain = path.as_posix() == name and not path.is_absolute() and ".." not in path.parts
+    return plain and name not in (".", MANIFEST) and "\0" not in name and "\\" not in name
+
+
 def _download(filesystem: Any, path: str, manifest: BundleManifest, local: Path) -> None:
     local.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=local.parent))
     try:
         for name in manifest.files:
             (part / name).parent.mkdir(parents=True, exist_ok=True)
-            filesystem.get_file(f"{path}/{name}", str(part / name))
+            try:
+                filesystem.get_file(f"{path}/{name}", str(part / name))
+            except FileNotFoundError as error:
+                raise BrokenBundle(f"bundle {path}: file {name!r} is missing") from error
         (part / MANIFEST).write_bytes(manifest.to_bytes())
-        if not local.exists():
+        try:
             os.replace(part, local)
+        except OSError:
+            if not (local / MANIFEST).exists():  # else another process was faster, with the same bytes
+                raise
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -49,7 +49,7 @@ class EncoderSpec:
 
 
 def encoder_spec_from_json(document: dict[str, Any]) -> EncoderSpec:
-    """`EncoderSpec.to_json()` back."""
+    """`EncoderSpec.to_json()` back; UnknownVersion or InvalidInput otherwise."""
     if document.get("version") != ENCODER_SPEC_VERSION:
         raise UnknownVersion("encoder spec", document.get("version"), ENCODER_SPEC_VERSION)
     try:
@@ -71,5 +71,5 @@ def encoder_spec_from_json(document: dict[str, Any]) -> EncoderSpec:
             head_graph=str(document["head_graph"]),
             tokenizer=str(document["tokenizer"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidInput("encoder spec", document, f"is malformed: {error!r}") from error

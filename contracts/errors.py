@@ -18,12 +18,19 @@ Errors know nothing of HTTP or gRPC: each door owns one table from `code` to its
 
 from __future__ import annotations
 
+import reprlib
+
 _SHOWN_CHARACTERS = 80
+_REPR = reprlib.Repr()  # bounded in depth and length: a message is not the place for 20 MB or 1,000 levels
+_REPR.maxstring = _REPR.maxother = _SHOWN_CHARACTERS
 
 
 def shown(value: object) -> str:
-    """`repr(value)` cut to a length that is safe in a message or a log."""
-    text = repr(value)
+    """`repr(value)` cut to a length that is safe in a message or a log; never raises."""
+    try:
+        text = _REPR.repr(value)
+    except Exception:
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
 

@@ -76,7 +76,8 @@ class ScoreRequest:
 
 def check_request(request: ScoreRequest) -> ScoreRequest:
     """The request, or InvalidInput / TooLarge that names the field."""
-    if not request.scene or len(request.scene) > 128:
+    check_item_id(request.scene, "scene")
+    if len(request.scene) > 128:
         raise InvalidInput("scene", request.scene, "must have 1 to 128 characters")
     if request.user_id is not None:
         check_item_id(request.user_id, "user_id")
@@ -91,6 +92,8 @@ def check_request(request: ScoreRequest) -> ScoreRequest:
         check_item_id(behaviour.item_id, f"behaviours[{j}].item_id")
         if behaviour.timestamp_ms is None:
             continue
+        if type(behaviour.timestamp_ms) is not int:
+            raise InvalidInput(f"behaviours[{j}].timestamp_ms", behaviour.timestamp_ms, "must be an integer")
         if not 0 <= behaviour.timestamp_ms < 2**63:
             raise InvalidInput(f"behaviours[{j}].timestamp_ms", behaviour.timestamp_ms, "must be 0 to 2^63-1")
         if last_ms is not None and behaviour.timestamp_ms < last_ms:
@@ -162,6 +165,13 @@ class AttributeVocabulary:
     tokens: npt.NDArray[np.uint32]
     edges: npt.NDArray[np.float32]
 
+    def __post_init__(self) -> None:
+        where = f"attributes.{self.field.name}"
+        if not (self.tokens[1:] > self.tokens[:-1]).all():
+            raise InvalidInput(f"{where}.tokens", self.tokens, "must ascend")
+        if np.isnan(self.edges).any() or not (self.edges[1:] >= self.edges[:-1]).all():
+            raise InvalidInput(f"{where}.edges", self.edges, "must ascend")
+
     @property
     def size(self) -> int:
         """Rows of the field's part of the attribute table."""
@@ -202,22 +212,27 @@ class FeatureSchema:
 
 def schema_from_json(document: dict[str, Any]) -> FeatureSchema:
     """`FeatureSchema.to_json()` back; UnknownVersion where this build does not read it."""
+    if not isinstance(document, dict):
+        raise InvalidInput("feature schema", document, "must be an object")
     if document.get("version") != FEATURES_VERSION:
         raise UnknownVersion("feature schema", document.get("version"), FEATURES_VERSION)
     if document.get("signature") != RANKER_SIGNATURE:
         raise UnknownVersion("ranker signature", document.get("signature"), RANKER_SIGNATURE)
-    return FeatureSchema(
-        history_length=int(document["history_length"]),
-        id_dim=int(document["id_dim"]),
-        vocabularies=tuple(
-            AttributeVocabulary(
-                AttributeField(a["name"], a["kind"], int(a["slots"])),
-                np.array(a["tokens"], dtype=np.uint32),
-                np.array(a["edges"], dtype=np.float32),
-            )
-            for a in document["attributes"]
-        ),
-    )
+    try:
+        return FeatureSchema(
+            history_length=int(document["history_length"]),
+            id_dim=int(document["id_dim"]),
+            vocabularies=tuple(
+                AttributeVocabulary(
+                    AttributeField(a["name"], a["kind"], int(a["slots"])),
+                    np.array(a["tokens"], dtype=np.uint32),
+                    np.array(a["edges"], dtype=np.float32),
+                )
+                for a in document["attributes"]
+            ),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InvalidInput("feature schema", document, f"is malformed: {error!r}") from error
 
 
 def attribute_rows(slots: npt.NDArray[np.uint32], schema: FeatureSchema) -> npt.NDArray[np.int32]:

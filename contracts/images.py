@@ -6,21 +6,35 @@ How pixels become numbers is data (`ImagePreprocessing`) and travels in the enco
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from contracts.errors import InvalidInput, TooLarge, UnknownVersion
 
 PREPROCESSING_VERSION = 1
 MAX_IMAGE_BYTES = 16 * 2**20
 MAX_IMAGE_PIXELS = 40_000_000
+MAX_JPEG_SCANS = 100  # every scan walks all blocks again: a small file could ask for hours
+MAX_TILES = 100_000  # strips of a TIFF, each decoded by a call of its own
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _DRAFT_FACTOR = 2
+_MAX_SIDE = 4096
+_START_OF_SCAN = b"\xff\xda"  # within entropy-coded data 0xFF is always followed by 0x00 or a restart marker
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,13 @@ class ImagePreprocessing:
     def __post_init__(self) -> None:
         if self.version != PREPROCESSING_VERSION:
             raise UnknownVersion("image preprocessing", self.version, PREPROCESSING_VERSION)
+        for name, side in (("height", self.height), ("width", self.width)):
+            if not 1 <= side <= _MAX_SIDE:
+                raise InvalidInput(f"image.{name}", side, f"must be 1 to {_MAX_SIDE}")
+        if not all(math.isfinite(x) for x in self.mean):
+            raise InvalidInput("image.mean", self.mean, "must be finite")
+        if not all(math.isfinite(x) and x > 0 for x in self.std):
+            raise InvalidInput("image.std", self.std, "must be positive")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,19 +84,17 @@ def decode_image(
         raise InvalidInput(field, data, "is empty")
     if len(data) > MAX_IMAGE_BYTES:
         raise TooLarge(field, len(data), MAX_IMAGE_BYTES, "bytes")
-    size = (preprocessing.width, preprocessing.height)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-                pixels = picture.width * picture.height
-                if pixels > MAX_IMAGE_PIXELS:
-                    raise TooLarge(field, pixels, MAX_IMAGE_PIXELS, "pixels")
-                picture.draft("RGB", (size[0] * _DRAFT_FACTOR, size[1] * _DRAFT_FACTOR))
-                upright = ImageOps.exif_transpose(picture)
-                rgb = _rgb(upright).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+                _check_work(picture, data, field)
+                rgb = _upright_rgb(picture, preprocessing.width, preprocessing.height)
     except TooLarge:
         raise
+    except Image.DecompressionBombError as error:
+        least = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise TooLarge(field, least, MAX_IMAGE_PIXELS, "pixels or more") from error
     except Exception as error:  # Pillow's decoders raise almost anything on hostile bytes
         raise InvalidInput(field, data[:16], f"is not a readable picture ({type(error).__name__})") from error
     values = np.asarray(rgb, dtype=np.float32) / np.float32(255)
@@ -84,15 +103,64 @@ def decode_image(
     return np.ascontiguousarray(((values - mean) / std).transpose(2, 0, 1))
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        values = np.asarray(picture, dtype=np.float64)
-        low, high = float(values.min()), float(values.max())
-        top = 65535.0 if picture.mode != "F" and high > 255 else max(high, 255.0)
-        scaled = np.clip((values - min(low, 0.0)) * (255.0 / top), 0, 255)
-        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+def _check_work(picture: Image.Image, data: bytes, field: str) -> None:
+    """Refuse, before anything is decoded, what would take unbounded memory or time."""
+    pixels = picture.width * picture.height
+    if pixels > MAX_IMAGE_PIXELS:
+        raise TooLarge(field, pixels, MAX_IMAGE_PIXELS, "pixels")
+    if picture.format in ("JPEG", "MPO") or "jpeg" in str(picture.info.get("compression", "")):
+        scans = data.count(_START_OF_SCAN)
+        if scans > MAX_JPEG_SCANS:
+            raise TooLarge(field, scans, MAX_JPEG_SCANS, "scans")
+    tiles = len(getattr(picture, "tile", ()))
+    if tiles > MAX_TILES:
+        raise TooLarge(field, tiles, MAX_TILES, "strips")
+
+
+def _upright_rgb(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """Shrunk first, so that everything else works on few pixels."""
+    side = _DRAFT_FACTOR * max(width, height)
+    picture.draft("RGB", (side, side))
+    picture.load()  # a TIFF turns itself here, and is then not turned again below
+    turn = _TURNS.get(_orientation(picture))
+    turned = turn is not None and turn not in (
+        Image.Transpose.FLIP_LEFT_RIGHT,
+        Image.Transpose.FLIP_TOP_BOTTOM,
+        Image.Transpose.ROTATE_180,
+    )
+    size = (height, width) if turned else (width, height)
+    small = _resizable(picture).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    if small.mode == "F":
+        small = _grey(small, 65535.0 if picture.mode.startswith("I;16") else None)
+    elif small.mode == "RGBA":
+        small = Image.alpha_composite(Image.new("RGBA", small.size, (255, 255, 255, 255)), small)
+    rgb = small.convert("RGB")
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF's orientation; broken EXIF must not cost us a picture whose pixels can be read."""
+    try:
+        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return 1
+
+
+def _resizable(picture: Image.Image) -> Image.Image:
+    """The picture in a mode that can be interpolated: F, RGBA or RGB."""
+    if picture.mode.startswith("I;16"):
+        return picture.convert("I").convert("F")
+    if picture.mode in ("I", "F"):
+        return picture.convert("F")
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        rgba = picture.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        return picture.convert("RGBA")
     return picture.convert("RGB")
+
+
+def _grey(picture: Image.Image, top: float | None) -> Image.Image:
+    """Wide grey values -> 8 bits. top: what white is; None: the least usual white that holds all values."""
+    values = np.nan_to_num(np.asarray(picture, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    values -= min(float(values.min()), 0.0)
+    high = float(values.max())
+    white = top or next((usual for usual in (1.0, 255.0, 65535.0) if high <= usual), high)
+    return Image.fromarray(np.clip(values * (255.0 / white), 0, 255).astype(np.uint8))

@@ -21,10 +21,13 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from contracts.errors import InvalidInput, TooLarge, UnknownVersion
+from contracts.images import MAX_IMAGE_BYTES
 
 MAX_ID_BYTES = 256
 MAX_FIELD_CHARACTERS = 20_000
 MAX_FIELDS = 64
+MAX_NAME_CHARACTERS = 128
+MAX_TOKENS = 256
 TEMPLATE_VERSION = 1
 
 AttributeValue = str | float | Sequence[str]
@@ -36,10 +39,7 @@ def check_item_id(value: object, where: str = "item_id") -> str:
         raise InvalidInput(where, value, "must be a string")
     if not value:
         raise InvalidInput(where, value, "must not be empty")
-    try:
-        size = len(value.encode())
-    except UnicodeEncodeError as error:
-        raise InvalidInput(where, value, "is not valid Unicode") from error
+    size = _utf8_bytes(value, where)
     if size > MAX_ID_BYTES:
         raise TooLarge(where, size, MAX_ID_BYTES, "bytes")
     return value
@@ -63,18 +63,42 @@ def check_item(item: Item) -> Item:
     if len(item.attributes) > MAX_FIELDS:
         raise TooLarge("attributes", len(item.attributes), MAX_FIELDS, "fields")
     for name, text in item.text.items():
-        if not isinstance(text, str):
-            raise InvalidInput(f"text.{name}", text, "must be a string")
-        if len(text) > MAX_FIELD_CHARACTERS:
-            raise TooLarge(f"text.{name}", len(text), MAX_FIELD_CHARACTERS, "characters")
+        _check_name(name, "text")
+        _check_text(text, f"text.{name}")
     for name, value in item.attributes.items():
-        _check_attribute(name, value)
+        _check_name(name, "attributes")
+        _check_attribute(value, f"attributes.{name}")
+    if item.image is not None:
+        if not isinstance(item.image, bytes):
+            raise InvalidInput("image", item.image, "must be bytes")
+        if len(item.image) > MAX_IMAGE_BYTES:
+            raise TooLarge("image", len(item.image), MAX_IMAGE_BYTES, "bytes")
     return item
 
 
-def _check_attribute(name: str, value: object) -> None:
-    where = f"attributes.{name}"
-    if isinstance(value, bool) or value is None:
+def _utf8_bytes(value: str, where: str) -> int:
+    try:
+        return len(value.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidInput(where, value, "is not valid Unicode") from error
+
+
+def _check_name(name: object, where: str) -> None:
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARACTERS:
+        raise InvalidInput(where, name, f"field names must have 1 to {MAX_NAME_CHARACTERS} characters")
+    _utf8_bytes(name, where)
+
+
+def _check_text(text: object, where: str) -> None:
+    if not isinstance(text, str):
+        raise InvalidInput(where, text, "must be a string")
+    if len(text) > MAX_FIELD_CHARACTERS:
+        raise TooLarge(where, len(text), MAX_FIELD_CHARACTERS, "characters")
+    _utf8_bytes(text, where)
+
+
+def _check_attribute(value: object, where: str) -> None:
+    if isinstance(value, bool | bytes) or value is None:
         raise InvalidInput(where, value, "must be a string, a number or a list of strings")
     if isinstance(value, int | float):
         try:
@@ -87,14 +111,15 @@ def _check_attribute(name: str, value: object) -> None:
     tokens = [value] if isinstance(value, str) else value
     if not isinstance(tokens, Sequence) or not all(isinstance(token, str) for token in tokens):
         raise InvalidInput(where, value, "must be a string, a number or a list of strings")
-    longest = max((len(token) for token in tokens), default=0)
-    if longest > MAX_FIELD_CHARACTERS or len(tokens) > MAX_FIELDS * 4:
-        raise TooLarge(where, max(longest, len(tokens)), MAX_FIELD_CHARACTERS, "characters")
+    if len(tokens) > MAX_TOKENS:
+        raise TooLarge(where, len(tokens), MAX_TOKENS, "tokens")
+    for token in tokens:
+        _check_text(token, where)
 
 
 @dataclass(frozen=True)
 class TextTemplate:
-    """Which fields make the encoder's text: `Title: Heat. genres: Crime, Drama. …`, absent ones left out.
+    """Which fields make the encoder's text: `Heat. genres: Crime, Drama. …`, absent ones left out.
 
     The first field stands alone; the others are preceded by their name.
     """
@@ -122,6 +147,8 @@ def tokenise(
     """Texts -> input_ids and attention_mask (K, L) int64, L = the longest, at most max_tokens."""
     tokenizer.enable_truncation(max_length=max_tokens)
     tokenizer.enable_padding()
+    if not texts:
+        return np.zeros((0, 0), dtype=np.int64), np.zeros((0, 0), dtype=np.int64)
     encoded = tokenizer.encode_batch(list(texts))
     ids = np.array([e.ids for e in encoded], dtype=np.int64)
     mask = np.array([e.attention_mask for e in encoded], dtype=np.int64)
@@ -154,7 +181,8 @@ def attribute_slots(
 ) -> npt.NDArray[np.uint32]:
     """Attribute values -> (A,) uint32, A = the slots of all fields in order.
 
-    A categorical string is split at "|"; tokens beyond the field's slots are left out.
+    A categorical string is split at "|"; tokens beyond the field's slots are left out. A categorical
+    number is the token of its shortest decimal form, 7 and 7.0 alike.
     """
     out = np.zeros(sum(f.slots for f in fields), dtype=np.uint32)
     start = 0
@@ -165,7 +193,7 @@ def attribute_slots(
         elif value is not None:
             tokens = value.split("|") if isinstance(value, str) else value
             if isinstance(tokens, int | float):
-                tokens = [f"{tokens:g}"]
+                tokens = [str(int(tokens)) if float(tokens).is_integer() else repr(tokens)]
             kept = [t.strip() for t in tokens if t.strip()][: f.slots]
             out[start : start + len(kept)] = [token_hash(f.name, t) for t in kept]
         start += f.slots

@@ -76,7 +76,7 @@ def parse_bundle_manifest(data: bytes) -> BundleManifest:
             },
             content=dict(document["content"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise InvalidInput("bundle manifest", document, f"is malformed: {error!r}") from error
 
 
@@ -144,14 +144,15 @@ def parse_generation(data: bytes) -> Generation:
             id_table=IdTable(str(table["name"]), int(table["codec"]), int(table["dim"]), int(table["rows"])),
             notes=dict(document["notes"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidInput("generation manifest", document, f"is malformed: {error!r}") from error
 
 
 def _object(data: bytes, what: str) -> dict[str, Any]:
     try:
         document = json.loads(data)
-    except ValueError as error:
+        canonical(document)  # refuses NaN and infinities, which would have no digest
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(what, data[:64], "is not JSON") from error
     if not isinstance(document, dict):
         raise InvalidInput(what, document, "must be an object")

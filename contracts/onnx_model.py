@@ -52,9 +52,14 @@ class OnnxModel:
         options.log_severity_level = _WARNING
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         wanted = _PROVIDERS[device]
+        if wanted not in onnxruntime.get_available_providers():
+            raise ProviderUnavailable(f"{path.name}: {wanted} is not in {check_runtime()}")
         # TF32 costs 1e-3 of a cosine and can move a similarity into another bucket.
         provider = (wanted, {"use_tf32": "0"}) if device == "cuda" else wanted
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        except Exception as error:  # ORT's exceptions share no base class
+            raise BrokenBundle(f"{path.name}: ONNX Runtime cannot load the graph: {error}") from error
         if self._session.get_providers()[0] != wanted:
             raise ProviderUnavailable(
                 f"{path.name}: asked for {wanted}, got {self._session.get_providers()[0]}"
@@ -88,7 +93,10 @@ def replay(bundle: Bundle, models: Mapping[str, OnnxModel], tolerance: float) ->
         if graph not in golden:
             raise BrokenBundle(f"bundle {bundle.digest[:12]}: no golden inputs for graph {graph!r}")
         inputs, expected = golden[graph]
-        actual = model.run(inputs, list(expected))
+        try:
+            actual = model.run(inputs, list(expected))
+        except Exception as error:  # ORT's exceptions share no base class
+            raise BrokenBundle(f"graph {graph!r}: golden inputs cannot be run: {error}") from error
         for name, array in expected.items():
             if actual[name].shape != array.shape:
                 raise BrokenBundle(

@@ -8,7 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from contracts.errors import InvalidInput, Overloaded, RepcenterError, TooLarge, shown
+from contracts.errors import (
+    BrokenBundle,
+    Conflict,
+    DeadlineExceeded,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    RepcenterError,
+    TooLarge,
+    Unavailable,
+    UnknownVersion,
+    shown,
+)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -87,3 +99,45 @@ def _path(location: Sequence[object]) -> str:
             continue
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text or "body"
+
+
+def error_of(body: Mapping[str, Any], retry_after_s: float | None = None) -> RepcenterError:
+    """The typed error behind a problem body: what `problem` and `validation_problem` said, said again.
+
+    SpaceMismatch comes back as Conflict, ProviderUnavailable as Unavailable, unknown types as RepcenterError.
+    """
+    code = str(body.get("type", "")).rpartition(":")[2]
+    detail = str(body.get("detail", ""))
+    kind = _KINDS.get(code, RepcenterError)
+    error = kind.__new__(kind)
+    Exception.__init__(error, detail)
+    named = body.get("errors") or [{}]
+    if isinstance(error, InvalidInput):
+        error.field = str(named[0].get("field", ""))
+        error.value = str(named[0].get("value", ""))
+        error.reason = str(named[0].get("reason", detail))
+    elif isinstance(error, TooLarge):
+        error.field = str(named[0].get("field", ""))
+        error.size = int(named[0].get("value", 0))
+        error.limit = int(str(named[0].get("reason", "limit 0")).rpartition(" ")[2])
+    elif isinstance(error, NotFound):
+        error.kind, error.name = "", ""
+    elif isinstance(error, Overloaded):
+        error.retry_after_s = 1.0 if retry_after_s is None else retry_after_s
+    return error
+
+
+_KINDS: Mapping[str, type[RepcenterError]] = {
+    kind.code: kind
+    for kind in (
+        InvalidInput,
+        TooLarge,
+        NotFound,
+        Conflict,
+        UnknownVersion,
+        BrokenBundle,
+        Overloaded,
+        Unavailable,
+        DeadlineExceeded,
+    )
+}

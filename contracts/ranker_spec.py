@@ -47,7 +47,7 @@ class RankerSpec:
 
 
 def ranker_spec_from_json(document: dict[str, Any]) -> RankerSpec:
-    """`RankerSpec.to_json()` back."""
+    """`RankerSpec.to_json()` back; UnknownVersion or InvalidInput otherwise."""
     if document.get("version") != RANKER_SPEC_VERSION:
         raise UnknownVersion("ranker spec", document.get("version"), RANKER_SPEC_VERSION)
     codecs = {name: codec for codec, name in CODEC_NAMES.items()}
@@ -63,5 +63,5 @@ def ranker_spec_from_json(document: dict[str, Any]) -> RankerSpec:
             graph=str(document["graph"]),
             id_rows=str(document["id_rows"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidInput("ranker spec", document, f"is malformed: {error!r}") from error

@@ -111,16 +111,17 @@ def space_from_json(document: object) -> Space:
             rotation=str(document["rotation"]),
             buckets=int(document["buckets"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidInput("space", document, f"is not a space header: {error!r}") from error
 
 
 def parse_header(header: bytes) -> Space:
     """`Space.header()` back to the space."""
     try:
-        return space_from_json(json.loads(header))
-    except ValueError as error:
+        document = json.loads(header)
+    except (ValueError, RecursionError) as error:
         raise InvalidInput("space", header, "is not JSON") from error
+    return space_from_json(document)
 
 
 def same_space(expected: str, found: str, where: str) -> None:

@@ -1,0 +1,206 @@
+"""The `repcenter` command. Each sub-command imports its room when it runs, so `--help` stays fast
+and works in an install without torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="repcenter",
+    help="Click-through ranking that understands what items look like and say.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+generations_app = typer.Typer(help="Publish state: which generation each scene serves.", no_args_is_help=True)
+data_app = typer.Typer(help="Check your own data, or draw the demo's world.", no_args_is_help=True)
+app.add_typer(generations_app, name="generations")
+app.add_typer(data_app, name="data")
+
+VarDir = Annotated[Path, typer.Option("--var", help="Directory of everything that is written.")]
+Scorer = Annotated[str, typer.Option(help="Base URL of the scorer.", envvar="REPCENTER_SCORER_URL")]
+Door = Annotated[str, typer.Option(help="Base URL of the write door.", envvar="REPCENTER_DOOR_URL")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+SCORER_URL = "http://127.0.0.1:8080"
+DOOR_URL = "http://127.0.0.1:8081"
+
+
+@app.command()
+def demo(
+    data: Annotated[Path | None, typer.Option(help="Your data (docs/data.md); a small world if absent.")] = None,
+    image_tower: Annotated[Path | None, typer.Option(help="An ONNX image tower of your own.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running at the end.")] = False,
+    var: VarDir = Path("var/demo"),
+    serve: Annotated[str, typer.Option(help="Which ranker to publish: din, din_pos, ciubm or dmae.")] = "dmae",
+    seed: Annotated[int, typer.Option(help="Seed of the world, the draws and the training.")] = 0,
+) -> None:
+    """The whole loop: data, encoder, table, rankers, publish, serve, push, score."""
+    from cli.demo import DemoOptions, run_demo
+
+    run_demo(DemoOptions(data=data, image_tower=image_tower, keep=keep, var=var, serve=serve, seed=seed))
+
+
+@app.command()
+def up(var: VarDir = Path("var")) -> None:
+    """Start the whole stack: Valkey (unless REPCENTER_REDIS_URL), scorer, write door, encoder worker."""
+    from cli.stack import run_stack
+
+    run_stack(var)
+
+
+@app.command()
+def scorer() -> None:
+    """Run the scorer in this process (settings: REPCENTER_*, docs/settings.md)."""
+    from serving.app import main as run
+
+    run()
+
+
+@app.command()
+def door() -> None:
+    """Run the write door in this process."""
+    from realtime_infer.app import door_main as run
+
+    run()
+
+
+@app.command()
+def worker() -> None:
+    """Run an encoder worker in this process."""
+    from realtime_infer.app import worker_main as run
+
+    run()
+
+
+@app.command()
+def score(
+    candidates: Annotated[list[str], typer.Argument(help="Items to score.")],
+    behaviour: Annotated[
+        list[str] | None, typer.Option("--behaviour", "-b", help="A past item, oldest first; repeat.")
+    ] = None,
+    scene: Annotated[str, typer.Option(help="Scene to score in.")] = "default",
+    url: Scorer = SCORER_URL,
+    json: Json = False,
+) -> None:
+    """Score candidates for one user through the scorer's HTTP door."""
+    from cli.items import print_scores
+
+    print_scores(url, candidates, behaviour or [], scene, json)
+
+
+@app.command()
+def push(
+    items: Annotated[Path | None, typer.Argument(help="items.parquet, or a directory that holds it.")] = None,
+    item_id: Annotated[str | None, typer.Option("--id", help="Push one item with this id.")] = None,
+    title: Annotated[str, typer.Option(help="Its title.")] = "",
+    image: Annotated[Path | None, typer.Option(help="Its picture.")] = None,
+    attribute: Annotated[list[str] | None, typer.Option("--attribute", "-a", help="name=value; repeat.")] = None,
+    wait: Annotated[float, typer.Option(help="Seconds to wait until it is scoreable.")] = 10.0,
+    url: Door = DOOR_URL,
+) -> None:
+    """Push new or changed items through the write door."""
+    from cli.items import push_file, push_one
+
+    if (items is None) == (item_id is None):
+        raise typer.BadParameter("name either a file of items or one item with --id")
+    if items is not None:
+        push_file(url, items)
+    elif item_id is not None:
+        push_one(url, item_id, title, image, attribute or [], wait)
+
+
+@app.command()
+def status(item_id: str, url: Door = DOOR_URL) -> None:
+    """Where an item is: queued, encoding, scoreable, deleted or dead."""
+    from cli.items import print_status
+
+    print_status(url, item_id)
+
+
+@app.command()
+def delete(item_id: str, url: Door = DOOR_URL) -> None:
+    """Delete an item."""
+    from cli.items import delete_item
+
+    delete_item(url, item_id)
+
+
+@generations_app.command("list")
+def generations_list(var: VarDir = Path("var"), json: Json = False) -> None:
+    """Published generations and the scenes that serve them."""
+    from cli.generations import print_generations
+
+    print_generations(var, json)
+
+
+@generations_app.command("activate")
+def generations_activate(
+    generation: str,
+    scene: Annotated[str, typer.Option(help="Scene to move.")] = "default",
+    expected_revision: Annotated[int | None, typer.Option(help="Refuse if the pointer has moved on.")] = None,
+    var: VarDir = Path("var"),
+) -> None:
+    """Let a scene serve a generation (one atomic pointer)."""
+    from cli.generations import activate
+
+    activate(var, generation, scene, expected_revision)
+
+
+@generations_app.command("roll-back")
+def generations_roll_back(
+    scene: Annotated[str, typer.Option(help="Scene to move.")] = "default", var: VarDir = Path("var")
+) -> None:
+    """Let a scene serve the generation before."""
+    from cli.generations import roll_back
+
+    roll_back(var, scene)
+
+
+@data_app.command("check")
+def data_check(data: Path) -> None:
+    """Read a data directory and say what it holds, or what is wrong with it (file, column, row)."""
+    from cli.data import check_data
+
+    check_data(data)
+
+
+@data_app.command("draw")
+def data_draw(
+    directory: Path, seed: Annotated[int, typer.Option(help="Seed of the world.")] = 0
+) -> None:
+    """Draw the demo's small world into a directory."""
+    from cli.data import draw_data
+
+    draw_data(directory, seed)
+
+
+@app.command()
+def loadtest(
+    var: VarDir = Path("var/demo"),
+    seconds: Annotated[int, typer.Option(min=1, max=3600, help="How long.")] = 60,
+    users: Annotated[int, typer.Option(min=1, max=500, help="Simulated users, half HTTP, half gRPC.")] = 8,
+) -> None:
+    """Start the stack, drive it with locust over HTTP and gRPC, print percentiles, stop it."""
+    from cli.loadtest import run_loadtest
+
+    run_loadtest(var, seconds, users)
+
+
+def main() -> None:
+    """Entry point: errors of ours are one line, not a stack trace."""
+    from contracts.errors import RepcenterError
+
+    try:
+        app()
+    except RepcenterError as error:
+        print(f"repcenter: {error.code}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Which Redis a command speaks to: REPCENTER_REDIS_URL, else the running stack's, else an embedded one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from param_server.embedded import EmbeddedServer
+from param_server.settings import StoreSettings
+
+ENDPOINTS_FILE = "endpoints.json"
+
+
+def running_endpoints(var: Path) -> dict[str, str]:
+    """What a running stack wrote to <var>/endpoints.json; empty where none runs."""
+    try:
+        document = json.loads((var / ENDPOINTS_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(k): str(v) for k, v in document.items()} if isinstance(document, dict) else {}
+
+
+@contextlib.contextmanager
+def shelf(var: Path, *, reuse: bool = False) -> Iterator[str]:
+    """The URL of the Redis to use; an embedded server started here is stopped at the end.
+
+    reuse: take the one of a stack that runs over `var`, if any.
+    """
+    settings = StoreSettings()
+    if settings.redis_url is not None:
+        yield settings.redis_url
+        return
+    running = running_endpoints(var).get("redis_url") if reuse else None
+    if running is not None:
+        yield running
+        return
+    with EmbeddedServer.start(var / "valkey") as server:
+        yield server.url

@@ -1,0 +1,64 @@
+"""The answer to a score request: what the scorer computes, both doors translate and the client gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+# The numbers are those of repcenter.v1.CandidateStatus.
+OK, COLD, MISSING = 1, 2, 3
+STATUS_NAMES = ("unspecified", "ok", "cold", "missing")
+_NAMES = np.array(STATUS_NAMES, dtype=object)
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """How much of a request the tables knew. An item is found when it has a record or an ID row.
+
+    behaviours_asked counts the newest behaviours that the ranker reads, not those beyond its history.
+    """
+
+    behaviours_asked: int
+    behaviours_found: int
+    candidates_asked: int
+    candidates_found: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds per stage. queue: waiting for a free worker; total: from admission to the answer."""
+
+    queue_ms: float
+    fetch_ms: float
+    assemble_ms: float
+    run_ms: float
+    total_ms: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """scores: (N,) float32 click probabilities in candidate order, NaN where missing.
+
+    statuses: (N,) uint8 of OK (content record found), COLD (ID row alone) and MISSING (neither).
+    """
+
+    scene: str
+    generation: str
+    scores: npt.NDArray[np.float32]
+    statuses: npt.NDArray[np.uint8]
+    completeness: Completeness
+    timings: Timings
+
+    def status_names(self) -> list[str]:
+        """The statuses in words, in candidate order."""
+        names: list[str] = _NAMES[self.statuses].tolist()
+        return names
+
+    def top(self, count: int) -> list[int]:
+        """Positions of the best `count` scored candidates, best first; equal scores keep their order."""
+        order = np.argsort(-self.scores, kind="stable")  # NaN comes last
+        scored = int(np.count_nonzero(~np.isnan(self.scores)))
+        best: list[int] = order[: min(count, scored)].tolist()
+        return best

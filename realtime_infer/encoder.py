@@ -1,0 +1,169 @@
+"""Items -> content vectors: the one encoder of live pushes and of backfill. No I/O after open().
+
+An item that cannot be encoded fails alone: its neighbours' vectors do not depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from contracts.bundle import Bundle, open_bundle
+from contracts.codec import Rows, encode_records
+from contracts.encoder_spec import MODALITIES, EncoderSpec, encoder_spec_from_json
+from contracts.errors import BrokenBundle, InvalidInput, RepcenterError
+from contracts.images import decode_image
+from contracts.items import Item, attribute_slots, check_item
+from contracts.onnx_model import Device, OnnxModel, check_runtime, replay
+from contracts.space import Space
+from contracts.towers import Towers
+
+Matrix = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """K items' vectors: one (K, d) float32 per modality in the space's order, zero where missing;
+    attributes (K, A) uint32; failures: position -> why that item has none (its rows are zero)."""
+
+    vectors: list[Matrix]
+    attributes: npt.NDArray[np.uint32]
+    failures: Mapping[int, RepcenterError]
+
+    @property
+    def good(self) -> npt.NDArray[np.int64]:
+        """(G,) positions of the items that were encoded, rising."""
+        kept = np.ones(len(self.attributes), dtype=bool)
+        kept[list(self.failures)] = False
+        return np.flatnonzero(kept)
+
+
+class Encoder:
+    """An opened encoder bundle. One call of encode() at a time: the tokeniser's settings are shared."""
+
+    def __init__(
+        self, bundle: Bundle, spec: EncoderSpec, models: Mapping[str, OnnxModel], tokenizer: Tokenizer
+    ) -> None:
+        self._bundle = bundle
+        self._spec = spec
+        self._models = models
+        self._head = models["head"]
+        self._towers = Towers(
+            tokenizer, spec.max_tokens, models["text"], models["image"], spec.image_input, spec.image_output
+        )
+        self._text_dim = _width(self._head, "text_features")
+        self._image_dim = _width(self._head, "image_features")
+        self.space: Space = spec.space(bundle.digest)
+        self.digest = bundle.digest
+
+    @classmethod
+    def open(
+        cls, bundle_uri: str, digest: str | None = None, *, device: Device = "cpu", threads: int = 1
+    ) -> Self:
+        """Open a bundle, check its digests and replay its golden inputs on this device.
+
+        Raises NotFound, BrokenBundle, UnknownVersion, ProviderUnavailable.
+        """
+        check_runtime()
+        bundle = open_bundle(bundle_uri, digest)
+        if bundle.manifest.kind != "encoder":
+            raise BrokenBundle(f"bundle {bundle_uri} is a {bundle.manifest.kind} bundle, not an encoder")
+        spec = encoder_spec_from_json(dict(bundle.manifest.content))
+        graphs = {"text": spec.text_graph, "image": spec.image_graph, "head": spec.head_graph}
+        models = {
+            graph: OnnxModel(bundle.file(name), device=device, threads=threads)
+            for graph, name in graphs.items()
+        }
+        tokenizer = Tokenizer.from_file(str(bundle.file(spec.tokenizer)))
+        encoder = cls(bundle, spec, models, tokenizer)
+        encoder.check()
+        return encoder
+
+    def check(self) -> float:
+        """Replay the golden inputs: the largest difference, or BrokenBundle above the tolerance."""
+        return replay(self._bundle, self._models, self._spec.tolerance)
+
+    def encode(self, items: Sequence[Item]) -> Encoded:
+        """K items -> vectors and attribute slots. Failures are per item; raises only where a graph does."""
+        count, failures = len(items), dict[int, RepcenterError]()
+        attributes = np.zeros((count, self.space.attribute_slots), dtype=np.uint32)
+        texts, pixels = dict[int, str](), dict[int, Matrix]()
+        for i, item in enumerate(items):
+            try:
+                attributes[i] = attribute_slots(check_item(item).attributes, self._spec.attributes)
+                picture = None if item.image is None else decode_image(item.image, self._spec.image)
+                text = self._spec.template.render(item.text)
+                if picture is None and not text:
+                    fields = ", ".join(self._spec.template.fields)
+                    raise InvalidInput("item", item.item_id, f"has no picture and no text in {fields}")
+            except RepcenterError as error:
+                failures[i] = error
+                attributes[i] = 0
+                continue
+            if text:
+                texts[i] = text
+            if picture is not None:
+                pixels[i] = picture
+        blocks = self._vectors(count, texts, pixels)
+        self._refuse_not_finite(items, blocks, failures)
+        return Encoded(blocks, attributes, failures)
+
+    def records(self, encoded: Encoded, sequences: npt.NDArray[np.uint64]) -> Rows:
+        """The records of the G good items. sequences: (K,) uint64 -> (G,) of the space's dtype."""
+        good = encoded.good
+        return encode_records(
+            [block[good] for block in encoded.vectors], sequences[good], encoded.attributes[good]
+        )
+
+    def _vectors(self, count: int, texts: Mapping[int, str], pixels: Mapping[int, Matrix]) -> list[Matrix]:
+        blocks = [np.zeros((count, dim), dtype=np.float32) for dim in self.space.dims]
+        rows = np.array(sorted(texts.keys() | pixels.keys()), dtype=np.int64)
+        if len(rows) == 0:
+            return blocks
+        text_features = np.zeros((count, self._text_dim), dtype=np.float32)
+        image_features = np.zeros((count, self._image_dim), dtype=np.float32)
+        has_text, has_image = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+        if texts:
+            at = list(texts)
+            text_features[at] = self._towers.text_features(list(texts.values()))
+            has_text[at] = True
+        if pixels:
+            at = list(pixels)
+            image_features[at] = self._towers.image_features(np.stack(list(pixels.values())))
+            has_image[at] = True
+        outputs = self._head.run(
+            {
+                "text_features": text_features[rows],
+                "image_features": image_features[rows],
+                "has_text": has_text[rows],
+                "has_image": has_image[rows],
+            },
+            MODALITIES,
+        )
+        for block, name in zip(blocks, MODALITIES, strict=True):
+            block[rows] = outputs[name]
+        return blocks
+
+    @staticmethod
+    def _refuse_not_finite(
+        items: Sequence[Item], blocks: list[Matrix], failures: dict[int, RepcenterError]
+    ) -> None:
+        broken = np.zeros(len(items), dtype=bool)
+        for block in blocks:
+            broken |= ~np.isfinite(block).all(axis=1)
+        for i in np.flatnonzero(broken).tolist():
+            failures[i] = InvalidInput("item", items[i].item_id, "has a vector that is not finite")
+            for block in blocks:
+                block[i] = 0
+
+
+def _width(model: OnnxModel, name: str) -> int:
+    width = model.input_shapes.get(name, (None,))[-1]
+    if not isinstance(width, int):
+        raise BrokenBundle(f"head graph: input {name} has no fixed width ({width})")
+    return width

@@ -1,0 +1,154 @@
+"""The durable push stream as its doors see it: accept, delete, look up. A receipt means: on disk.
+
+Per-item order is the order of the sequence numbers, which one script gives while it adds the entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from contracts.errors import InvalidInput, NotFound, Overloaded, TooLarge, Unavailable
+from contracts.images import MAX_IMAGE_BYTES
+from contracts.items import Item, check_item, check_item_id
+from param_server.connection import Durability, check_durable, check_policy, redis_errors
+from realtime_infer.push_entry import encode_delete, encode_push
+from realtime_infer.push_status import PushState, PushStatus, Receipt
+from realtime_infer.settings import EncoderSettings
+from realtime_infer.stream_keys import Partition
+from realtime_infer.stream_scripts import ACCEPT, WATERMARK, Script
+
+_FIRST_LOOK_S, _NEXT_LOOK_S = 0.005, 0.05
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """Accepted pushes without an end yet, and the bytes of their payloads."""
+
+    entries: int
+    payload_bytes: int
+
+
+class Ingest:
+    """One push stream. stream: a client of the stream's server; it stays the caller's to close."""
+
+    def __init__(self, stream: Redis, settings: EncoderSettings) -> None:
+        self._stream = stream
+        self._settings = settings
+        self._keys = Partition()
+        self._durability: Durability | None = None
+        self._in_flight = 0
+
+    async def check(self) -> Durability:
+        """Ask the server whether it answers and keeps what it acknowledges; Unavailable where not."""
+        self._durability = None
+        await check_policy(self._stream)
+        self._durability = await check_durable(self._stream)
+        return self._durability
+
+    async def push(self, item: Item) -> Receipt:
+        """Accept a new or changed item. The receipt is given once the push is on disk.
+
+        Raises InvalidInput or TooLarge (nothing was accepted), Overloaded (backlog full), Unavailable
+        (whether it was accepted is unknown: push again, the newer one wins).
+        """
+        check_item(item)
+        if item.image is not None and not 0 < len(item.image) <= MAX_IMAGE_BYTES:
+            if not item.image:
+                raise InvalidInput("image", item.image, "is empty")
+            raise TooLarge("image", len(item.image), MAX_IMAGE_BYTES, "bytes")
+        if item.image is None and not any(text.strip() for text in item.text.values()):
+            raise InvalidInput("item", item.item_id, "needs a picture or a text that is not blank")
+        return await self._accept(item.item_id, encode_push(item))
+
+    async def delete(self, item_id: str) -> Receipt:
+        """Accept a deletion: after it is done the item is a tombstone. Raises as push() does."""
+        return await self._accept(check_item_id(item_id), encode_delete())
+
+    async def status(self, item_id: str) -> PushStatus:
+        """The newest push's status; NotFound where none is remembered."""
+        key = self._keys.status(check_item_id(item_id).encode())
+        names = ("state", "sequence", "reason", "updated")
+        async with redis_errors("read a push status"):
+            values = await cast(Awaitable[list[bytes | None]], self._stream.hmget(key, list(names)))
+        state, sequence, reason, updated = (value.decode() if value is not None else "" for value in values)
+        if not state:
+            raise NotFound("push of item", item_id)
+        return PushStatus(item_id, PushState(state), int(sequence), reason, int(updated))
+
+    async def wait(self, item_id: str, timeout_s: float) -> PushStatus:
+        """The status once it is final, or the last one seen after timeout_s; NotFound as status()."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        pause = _FIRST_LOOK_S
+        while True:
+            status = await self.status(item_id)
+            left = deadline - asyncio.get_running_loop().time()
+            if status.state.final or left <= 0:
+                return status
+            await asyncio.sleep(min(pause, left))
+            pause = min(pause * 1.5, _NEXT_LOOK_S)
+
+    async def backlog(self) -> Backlog:
+        """How much waits for a worker."""
+        async with redis_errors("read the backlog"):
+            pipeline = self._stream.pipeline(transaction=False)
+            pipeline.xlen(self._keys.pushes)
+            pipeline.get(self._keys.payload_bytes)
+            entries, payload_bytes = await pipeline.execute()
+        return Backlog(int(entries), int(payload_bytes or 0))
+
+    async def watermark(self, at_least: int = 0) -> int:
+        """A sequence number of no push: above all given so far (and `at_least`), below all that follow.
+
+        Take it before the snapshot of a catalogue is taken; then every push that the snapshot cannot
+        hold wins over the snapshot's rows.
+        """
+        reply = await self._durably(WATERMARK, [self._keys.sequence], [at_least], "take a watermark")
+        return int(reply)
+
+    async def _accept(self, item_id: str, payload: bytes) -> Receipt:
+        settings = self._settings
+        if self._in_flight >= settings.door_max_in_flight:
+            raise Overloaded(f"{self._in_flight} pushes are in flight", settings.retry_after_s)
+        raw_id = item_id.encode()
+        keys = [self._keys.sequence, self._keys.pushes, self._keys.payload_bytes, self._keys.status(raw_id)]
+        args = [raw_id, payload, settings.max_backlog, settings.max_backlog_bytes]
+        self._in_flight += 1
+        try:
+            reply = await self._durably(ACCEPT, keys, args, "accept a push")
+        finally:
+            self._in_flight -= 1
+        if reply[0] == -1:
+            raise Overloaded(f"{reply[1]} pushes of {reply[2]} bytes wait already", settings.retry_after_s)
+        return Receipt(item_id, int(reply[0]))
+
+    async def _durably(
+        self, script: Script, keys: Sequence[bytes], args: Sequence[bytes | str | int], what: str
+    ) -> Any:
+        durability = self._durability or await self.check()
+        async with redis_errors(what):
+            if durability == "always":
+                return await script.run(self._stream, keys, args)
+            # WAITAOF waits for the writes of its own connection: a pipeline keeps both on one.
+            timeout_ms = round(self._settings.fsync_timeout_s * 1000)
+            for source in (False, True):
+                pipeline = self._stream.pipeline(transaction=False)
+                if source:
+                    pipeline.eval(script.source, len(keys), *keys, *args)
+                else:
+                    pipeline.evalsha(script.sha, len(keys), *keys, *args)
+                pipeline.execute_command("WAITAOF", 1, 0, timeout_ms)
+                reply, synced = await pipeline.execute(raise_on_error=False)
+                if not isinstance(reply, NoScriptError):
+                    break
+            for answer in (reply, synced):
+                if isinstance(answer, Exception):
+                    raise answer
+        if int(synced[0]) < 1:
+            raise Unavailable(f"{what}: the append-only file did not reach the disk in {timeout_ms} ms")
+        return reply

@@ -1,0 +1,102 @@
+"""Every knob of the write door and the encoder worker. Environment: REPCENTER_<FIELD>."""
+
+from __future__ import annotations
+
+import socket
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contracts.onnx_model import Device
+
+
+class EncoderSettings(BaseSettings):
+    """How doors accept, how workers encode, and what bounds both."""
+
+    model_config = SettingsConfigDict(env_prefix="REPCENTER_", frozen=True)
+
+    scene: str = Field(
+        "default", min_length=1, description="Scene whose active generation says which encoder runs."
+    )
+    encoder_uri: str | None = Field(
+        None, description="Encoder bundle to use whatever the scene serves (a directory or fsspec URI)."
+    )
+    encoder_digest: str | None = Field(None, description="Digest that the bundle at encoder_uri must have.")
+    encoder_device: Device = Field(
+        "cpu", description="Where the encoder runs. A device that is not there stops the start."
+    )
+    encoder_threads: int = Field(1, ge=1, le=256, description="Threads of one encoder run on the CPU.")
+    scene_poll_s: float = Field(
+        2.0, gt=0, le=60, description="How often the scene's active pointer is read, in seconds."
+    )
+
+    door_host: str = Field("127.0.0.1", description="Address that both write doors listen on.")
+    door_http_port: int = Field(
+        8081, ge=0, le=65535, description="Port of the HTTP write door; 0 takes a free one."
+    )
+    door_grpc_port: int = Field(
+        50052, ge=0, le=65535, description="Port of the gRPC write door; 0 takes a free one."
+    )
+    door_max_body_bytes: int = Field(
+        24 << 20,
+        ge=1024,
+        le=256 << 20,
+        description="Largest request body, refused with 413 before parsing. Base64 adds a third to a picture.",
+    )
+    door_max_in_flight: int = Field(
+        64,
+        ge=1,
+        le=10_000,
+        description="Pushes and deletes that one door holds at a time; more are refused with 429.",
+    )
+    max_waits: int = Field(
+        256, ge=1, le=10_000, description="Status requests that may wait (wait_ms) on one door at a time."
+    )
+    stop_s: float = Field(
+        10.0, gt=0, le=300, description="After SIGTERM: the longest wait for requests in flight, in seconds."
+    )
+
+    max_backlog: int = Field(
+        100_000, ge=1, description="Entries in the push stream; beyond it a push is refused with 429."
+    )
+    max_backlog_bytes: int = Field(
+        2 << 30, ge=64 << 20, description="Payload bytes in the push stream; beyond it likewise."
+    )
+    retry_after_s: float = Field(
+        1.0, gt=0, le=3600, description="When a refused push should be tried again, in seconds."
+    )
+    fsync_timeout_s: float = Field(
+        1.5, gt=0, le=60, description="Longest wait for the stream's append-only file to reach the disk."
+    )
+    push_status_ttl_s: int = Field(
+        7 * 86_400, ge=1, description="How long the status of a finished push is kept, in seconds."
+    )
+    max_dead_letters: int = Field(
+        2_000, ge=1, description="Dead letters kept (approximately), each with its payload; oldest go first."
+    )
+    max_windows: int = Field(
+        2_000, ge=1, description="Window messages kept in a window stream (approximately)."
+    )
+
+    consumer: str = Field(
+        default_factory=socket.gethostname,
+        min_length=1,
+        max_length=256,
+        description="Stable name of this worker in the consumer group. Each worker needs one of its own.",
+    )
+    batch_size: int = Field(32, ge=1, le=4096, description="Most entries of one micro-batch.")
+    window_ms: int = Field(
+        20, ge=0, le=10_000, description="How long a micro-batch waits to fill after its first entry."
+    )
+    max_deliveries: int = Field(
+        5, ge=1, le=1000, description="An entry delivered this often without an end becomes a dead letter."
+    )
+    reclaim_idle_ms: int = Field(
+        30_000,
+        ge=50,
+        description="An entry that its worker has held this long is taken over. More than any encode takes.",
+    )
+    worker_host: str = Field("127.0.0.1", description="Address of the worker's health and metrics.")
+    worker_http_port: int = Field(
+        8082, ge=0, le=65535, description="Port of the worker's health and metrics; 0 takes a free one."
+    )

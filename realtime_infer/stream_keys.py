@@ -1,0 +1,58 @@
+"""Every key of the push stream and the window streams, and its lifetime.
+
+| key                               | type   | holds                                          | lives until           |
+| --------------------------------- | ------ | ---------------------------------------------- | --------------------- |
+| rc1:{p<n>}:sequence               | string | the newest sequence number given               | for ever              |
+| rc1:{p<n>}:pushes                 | stream | accepted pushes without an end (`push_entry`)  | settled, entry-wise   |
+| rc1:{p<n>}:bytes                  | string | payload bytes in that stream                   | for ever              |
+| rc1:{p<n>}:dead                   | stream | dead letters: the entry's fields, code, reason | newest max_dead_letters |
+| rc1:{p<n>}:status:<id>            | hash   | status of the item's newest push               | push_status_ttl_s after its end |
+| rc1:w:<space, 16 hex>             | stream | window messages, field `w`                     | newest max_windows    |
+
+`{p<n>}` is the partition: all keys of one partition lie in one cluster slot, so one script may touch them.
+An item belongs to one partition only. The raw UTF-8 of the id comes last, so any bytes in it are safe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from param_server.keys import PREFIX
+
+GROUP = b"encoders"
+WINDOW_FIELD = b"w"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The keys of one partition of the push stream."""
+
+    number: int = 0
+
+    @property
+    def _prefix(self) -> bytes:
+        return PREFIX + b"{p%d}:" % self.number
+
+    @property
+    def sequence(self) -> bytes:
+        return self._prefix + b"sequence"
+
+    @property
+    def pushes(self) -> bytes:
+        return self._prefix + b"pushes"
+
+    @property
+    def payload_bytes(self) -> bytes:
+        return self._prefix + b"bytes"
+
+    @property
+    def dead(self) -> bytes:
+        return self._prefix + b"dead"
+
+    def status(self, item_id: bytes) -> bytes:
+        return self._prefix + b"status:" + item_id
+
+
+def window_stream(space_id: str) -> bytes:
+    """Where the windows of a space are announced."""
+    return PREFIX + b"w:" + space_id.encode()

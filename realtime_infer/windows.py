@@ -1,0 +1,57 @@
+"""One commit, announced: the serving table first, then the window message. Live pushes and backfill alike.
+
+A redelivered batch is announced again; consumers drop what they know by (space, item, sequence).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from contracts.window import Window, encode_window
+from param_server.connection import redis_errors
+from param_server.store import Store
+from realtime_infer.stream_keys import WINDOW_FIELD, window_stream
+from redis.asyncio import Redis
+
+
+class Windows:
+    """The write path of content records. stream: a client of the stream's server."""
+
+    def __init__(self, store: Store, stream: Redis, max_windows: int) -> None:
+        self._store = store
+        self._stream = stream
+        self._max_windows = max_windows
+
+    async def commit(self, window: Window) -> Window:
+        """Commit distinct items; what the table now holds of the window, with the table's own bytes.
+
+        Left out: records that lost to a newer sequence. A record of an equal sequence that was there
+        already (a redelivery whose floats rounded differently) stays, and its stored bytes are given.
+        Raises Unavailable; NotFound where the space does not exist.
+        """
+        accepted = await self._store.commit_window(window)
+        if accepted.all():
+            return window
+        records = window.records.copy()
+        refused = (~accepted).nonzero()[0]
+        stored = await self._store.fetch(window.space, None, [window.item_ids[i] for i in refused.tolist()])
+        same = stored.found & (stored.records["sequence"] == records["sequence"][refused])
+        records[refused[same]] = stored.records[same]
+        accepted = accepted.copy()
+        accepted[refused[same]] = True
+        kept = accepted.nonzero()[0]
+        return dataclasses.replace(
+            window, item_ids=[window.item_ids[i] for i in kept.tolist()], records=records[kept]
+        )
+
+    async def announce(self, window: Window) -> None:
+        """Add the window message to the space's window stream; nothing where the window is empty."""
+        if not window.item_ids:
+            return
+        async with redis_errors("announce a window"):
+            await self._stream.xadd(
+                window_stream(window.space.id),
+                {WINDOW_FIELD: encode_window(window)},
+                maxlen=self._max_windows,
+                approximate=True,
+            )

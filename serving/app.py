@@ -1,0 +1,147 @@
+"""The scorer process, wired on one screen: settings -> store -> live generations -> scorer -> two doors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import uvicorn
+
+from contracts.errors import InvalidInput, Unavailable
+from param_server.connection import connect
+from param_server.generations import Generations
+from param_server.settings import StoreSettings
+from param_server.store import Store
+from serving.listing import Listing
+from serving.live import LiveGenerations
+from serving.metrics import Metrics
+from serving.readiness import Readiness
+from serving.rest import create_rest
+from serving.rpc import RpcDoor, ScorerService
+from serving.scorer import Scorer
+from serving.settings import ScorerSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunningScorer:
+    """A scorer whose doors are open. http_url: of the HTTP door; grpc_target: host:port."""
+
+    http_url: str
+    grpc_target: str
+    scorer: Scorer
+    live: LiveGenerations
+    readiness: Readiness
+    rpc: RpcDoor
+
+
+@contextlib.asynccontextmanager
+async def open_scorer(
+    settings: ScorerSettings, store_settings: StoreSettings
+) -> AsyncIterator[RunningScorer]:
+    """Open both doors, follow the generations; on leaving, finish what is in flight and close."""
+    if store_settings.redis_url is None:
+        raise InvalidInput("redis_url", None, "the scorer reads a shared store: set REPCENTER_REDIS_URL")
+    redis = connect(store_settings.redis_url, store_settings)
+    store, generations, metrics = Store(redis), Generations(redis), Metrics()
+    live = LiveGenerations(generations, store, settings, metrics)
+    scorer = Scorer(store, live, settings, metrics)
+    listing, readiness = Listing(generations, live), Readiness(live, metrics)
+    rest = create_rest(scorer, listing, readiness, metrics, settings.max_body_bytes)
+    listener = _listen(settings.host, settings.http_port)
+    rpc = RpcDoor(
+        ScorerService(scorer, listing, metrics), settings.host, settings.grpc_port, settings.max_body_bytes
+    )
+    http = uvicorn.Server(
+        uvicorn.Config(
+            rest,
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=max(1, round(settings.stop_s)),
+        )
+    )
+    http_port = listener.getsockname()[1]
+    async with contextlib.AsyncExitStack() as closing:
+        closing.push_async_callback(redis.aclose)
+        closing.callback(scorer.close)
+        await rpc.start()
+        closing.push_async_callback(rpc.stop, settings.stop_s)
+        closing.push_async_callback(_stop_http, http, asyncio.create_task(http.serve([listener])))
+        while not http.started:
+            await asyncio.sleep(0.005)
+        for background in (live.run(), readiness.follow(rpc.tell, settings.poll_s)):
+            closing.push_async_callback(_cancel, asyncio.create_task(background))
+        yield RunningScorer(
+            f"http://{settings.host}:{http_port}", f"{settings.host}:{rpc.port}", scorer, live, readiness, rpc
+        )
+
+
+async def serve(settings: ScorerSettings, store_settings: StoreSettings) -> None:
+    """Serve until SIGTERM or SIGINT, then: not ready, drain, finish what is in flight."""
+    stop = asyncio.Event()
+    _on_signals(stop)
+    async with open_scorer(settings, store_settings) as running:
+        _on_signals(stop)  # uvicorn put its own handlers there, which would not drain
+        where = f"http={running.http_url} grpc={running.grpc_target}"
+        print(f"listening {where}", flush=True)
+        said = asyncio.create_task(_say_ready(running, where, settings.poll_s))
+        await stop.wait()
+        await _cancel(said)
+        running.readiness.draining = True
+        await running.rpc.tell(False)
+        log.info("draining for %g s", settings.drain_s)
+        await asyncio.sleep(settings.drain_s)
+    print("stopped", flush=True)
+
+
+def run_scorer(settings: ScorerSettings, store_settings: StoreSettings) -> None:
+    """The process: `ready http=… grpc=…` is printed when every scene is loaded and the store answers."""
+    asyncio.run(serve(settings, store_settings))
+
+
+async def _say_ready(running: RunningScorer, where: str, poll_s: float) -> None:
+    while True:
+        try:
+            await running.readiness.check()
+        except Unavailable as error:
+            log.info("not ready: %s", error)
+            await asyncio.sleep(min(poll_s, 0.1))
+        else:
+            print(f"ready {where}", flush=True)
+            return
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise InvalidInput("http_port", port, f"cannot listen on {host}: {error}") from error
+    return listener
+
+
+async def _stop_http(http: uvicorn.Server, task: asyncio.Task[None]) -> None:
+    http.should_exit = True
+    await task
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,144 @@
+"""Which generation each scene serves now: follow the pointers, load beside, swap, let the old one go.
+
+A generation that does not load is refused and logged; what served before keeps serving, and the
+refused one is tried again with growing pauses (its bundle may only be late).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from contracts.errors import Conflict, NotFound, RepcenterError, Unavailable
+from param_server.generations import Generations, ScenePointer
+from param_server.store import Store
+from serving.loaded import LoadedGeneration, load_generation
+from serving.metrics import Metrics
+from serving.settings import ScorerSettings
+
+log = logging.getLogger(__name__)
+_LONGEST_PAUSE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a scene serves: one generation, put live by the pointer's revision."""
+
+    loaded: LoadedGeneration
+    revision: int
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    generation_id: str
+    reason: str
+    tries: int
+    again_at: float  # time.monotonic()
+
+
+class LiveGenerations:
+    """Loads and swaps; a request pins what it reads here once and keeps it to its end."""
+
+    def __init__(
+        self, generations: Generations, store: Store, settings: ScorerSettings, metrics: Metrics
+    ) -> None:
+        self._generations = generations
+        self._store = store
+        self._settings = settings
+        self._metrics = metrics
+        self._serving: dict[str, Serving] = {}
+        self._refused: dict[str, _Refusal] = {}
+        self._refreshing = asyncio.Lock()
+
+    def serving(self) -> dict[str, Serving]:
+        """Scene -> what it serves, for the scenes that are loaded."""
+        return dict(self._serving)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether every scene has a generation."""
+        return len(self._serving) == len(set(self._settings.scenes))
+
+    def pin(self, scene: str, generation_id: str | None = None) -> LoadedGeneration:
+        """The scene's live generation, or NotFound, Unavailable, Conflict (another one was asked for)."""
+        serving = self._serving.get(scene)
+        if serving is None:
+            if scene not in self._settings.scenes:
+                raise NotFound("scene", scene)
+            refused = self._refused.get(scene)
+            why = f": {refused.reason}" if refused else ""
+            raise Unavailable(f"scene {scene!r} has no loaded generation{why}")
+        if generation_id is not None and generation_id != serving.loaded.id:
+            raise Conflict(f"scene {scene!r} serves generation {serving.loaded.id}, not {generation_id!r}")
+        return serving.loaded
+
+    async def check(self) -> None:
+        """Nothing where every scene is loaded and the store answers; Unavailable otherwise."""
+        await self._generations.scenes()
+        for scene in self._settings.scenes:
+            self.pin(scene)
+
+    async def run(self) -> None:
+        """Follow the pointers until cancelled. A store that is away changes nothing that serves."""
+        while True:
+            try:
+                await self.refresh()
+            except RepcenterError as error:
+                log.warning("generations could not be read: %s", error)
+            await asyncio.sleep(self._settings.poll_s)
+
+    async def refresh(self) -> None:
+        """One look at the pointers; loads and swaps what moved. Raises where the store does not answer."""
+        async with self._refreshing:
+            pointers = await self._generations.scenes()
+            for scene in self._settings.scenes:
+                if (pointer := pointers.get(scene)) is not None:
+                    await self._follow(scene, pointer)
+
+    async def _follow(self, scene: str, pointer: ScenePointer) -> None:
+        now = self._serving.get(scene)
+        if now is not None and now.loaded.id == pointer.generation_id:
+            self._serving[scene] = Serving(now.loaded, pointer.revision)
+            self._refused.pop(scene, None)
+            return
+        refused = self._refused.get(scene)
+        if refused is not None and refused.generation_id != pointer.generation_id:
+            refused = None
+        if refused is not None and time.monotonic() < refused.again_at:
+            return
+        try:
+            loaded = self._shared(pointer.generation_id) or await load_generation(
+                pointer.generation_id, self._generations, self._store, self._settings
+            )
+        except Exception as error:  # whatever is wrong with a new generation must not stop the old one
+            self._refuse(scene, pointer.generation_id, error, refused)
+            return
+        self._serving[scene] = Serving(loaded, pointer.revision)
+        self._refused.pop(scene, None)
+        self._metrics.swapped(scene, now.loaded.id if now else None, loaded.id)
+        log.info("scene %s serves generation %s (revision %d)", scene, loaded.id, pointer.revision)
+
+    def _shared(self, generation_id: str) -> LoadedGeneration | None:
+        """A generation that another scene serves already is loaded once."""
+        return next(
+            (s.loaded for s in self._serving.values() if s.loaded.id == generation_id),
+            None,
+        )
+
+    def _refuse(self, scene: str, generation_id: str, error: Exception, refused: _Refusal | None) -> None:
+        tries = refused.tries + 1 if refused else 1
+        pause = min(_LONGEST_PAUSE_S, self._settings.poll_s * 2.0 ** min(tries, 16))
+        self._refused[scene] = _Refusal(generation_id, str(error), tries, time.monotonic() + pause)
+        self._metrics.refused(scene)
+        serving = self._serving.get(scene)
+        log.error(
+            "scene %s: generation %s refused, %s keeps serving: %s: %s",
+            scene,
+            generation_id,
+            serving.loaded.id if serving else "nothing",
+            type(error).__name__,
+            error,
+            exc_info=None if isinstance(error, RepcenterError) else error,
+        )

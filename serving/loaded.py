@@ -1,0 +1,151 @@
+"""One generation, opened, proven and warm: everything that a request needs besides its rows.
+
+Opening refuses what would give wrong scores: another space, other attribute fields, another ID
+table, a graph of another signature, a golden output that this runtime does not reproduce.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from contracts.bundle import Bundle, open_bundle
+from contracts.codec import CODEC_NAMES, ID_INT8, Rows, id_row_dtype
+from contracts.errors import BrokenBundle, Conflict, Unavailable, UnknownVersion
+from contracts.features import (
+    GRAPH_INPUTS,
+    GRAPH_OUTPUTS,
+    Assembled,
+    Behaviour,
+    FeatureSchema,
+    ScoreRequest,
+    assemble,
+    item_inputs,
+)
+from contracts.manifest import Generation, IdTable
+from contracts.onnx_model import OnnxModel, replay
+from contracts.ranker_spec import RankerSpec, ranker_spec_from_json
+from contracts.space import Space, same_space
+from param_server.generations import Generations
+from param_server.store import Store
+from serving.settings import ScorerSettings
+
+_WARM_CANDIDATES = (1, 20, 100, 200)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedGeneration:
+    """Held by the scenes that serve it and by each request that pinned it; freed when the last lets go."""
+
+    id: str
+    generation: Generation
+    schema: FeatureSchema
+    model: OnnxModel
+
+    @property
+    def space(self) -> Space:
+        return self.generation.space
+
+    @property
+    def id_table(self) -> IdTable:
+        return self.generation.id_table
+
+    def run(
+        self,
+        assembled: Assembled,
+        inputs: dict[str, npt.NDArray[np.generic]],
+    ) -> npt.NDArray[np.float32]:
+        """Index arrays and row inputs -> scores (B, N) float32."""
+        outputs = self.model.run(
+            {
+                **inputs,
+                "candidates": assembled.candidates,
+                "behaviours": assembled.behaviours,
+                "behaviour_mask": assembled.behaviour_mask,
+            },
+            ["score"],
+        )
+        scores: npt.NDArray[np.float32] = outputs["score"]
+        return scores
+
+
+async def load_generation(
+    generation_id: str, generations: Generations, store: Store, settings: ScorerSettings
+) -> LoadedGeneration:
+    """Check the tables, then open, replay and warm the ranker beside whatever serves now.
+
+    Raises NotFound, SpaceMismatch, Conflict, BrokenBundle, UnknownVersion, Unavailable.
+    """
+    generation = await generations.get(generation_id)
+    table = await store.space(generation.space.id)
+    same_space(generation.space.id, table.id, f"table of generation {generation_id}")
+    if not await store.id_table_ready(generation.id_table):
+        raise Unavailable(
+            f"ID table {generation.id_table.name!r} of generation {generation_id} is not sealed"
+        )
+    return await asyncio.to_thread(open_generation, generation, settings)
+
+
+def open_generation(generation: Generation, settings: ScorerSettings) -> LoadedGeneration:
+    """The blocking part of `load_generation`: digests, specification, session, golden replay, warm-up."""
+    bundle = open_bundle(generation.ranker_uri, generation.ranker_digest)
+    if bundle.manifest.kind != "ranker":
+        raise Conflict(f"bundle {bundle.digest[:12]} is a bundle of kind {bundle.manifest.kind}, not ranker")
+    spec = ranker_spec_from_json(dict(bundle.manifest.content))
+    check_spec(spec, generation)
+    model = OnnxModel(bundle.file(spec.graph), device=settings.device, threads=settings.threads)
+    _check_signature(model, bundle)
+    replay(bundle, {_golden_graph(bundle): model}, spec.tolerance)
+    loaded = LoadedGeneration(generation.id, generation, spec.schema, model)
+    _warm(loaded)
+    return loaded
+
+
+def check_spec(spec: RankerSpec, generation: Generation) -> None:
+    """Refuse a ranker that was trained on other rows than the generation's tables hold."""
+    where = f"ranker of generation {generation.id}"
+    same_space(generation.space.id, spec.space.id, where)
+    fields = tuple(v.field for v in spec.schema.vocabularies)
+    if fields != generation.space.attributes:
+        raise Conflict(f"{where}: reads attributes {fields}, the space has {generation.space.attributes}")
+    table = generation.id_table
+    if spec.id_codec != ID_INT8 or table.codec != ID_INT8:
+        found = (CODEC_NAMES.get(spec.id_codec), CODEC_NAMES.get(table.codec))
+        raise UnknownVersion(f"{where}: ID row codec", found, "id_int8")
+    if (spec.schema.id_dim, spec.id_row_count) != (table.dim, table.rows):
+        raise Conflict(
+            f"{where}: expects {spec.id_row_count} ID rows of {spec.schema.id_dim} dimensions, "
+            f"table {table.name!r} has {table.rows} of {table.dim}"
+        )
+
+
+def _check_signature(model: OnnxModel, bundle: Bundle) -> None:
+    unknown = sorted(set(model.input_names) - set(GRAPH_INPUTS))
+    absent = sorted(set(GRAPH_OUTPUTS) - set(model.output_names))
+    if unknown or absent:
+        raise BrokenBundle(
+            f"bundle {bundle.digest[:12]}: the graph has unknown inputs {unknown}, lacks outputs {absent}"
+        )
+
+
+def _golden_graph(bundle: Bundle) -> str:
+    graphs = sorted(bundle.golden())
+    if len(graphs) != 1:
+        raise BrokenBundle(f"bundle {bundle.digest[:12]}: golden inputs of {graphs}, expected one graph")
+    return graphs[0]
+
+
+def _warm(loaded: LoadedGeneration) -> None:
+    """Run small to large shapes, so that no request pays for ONNX Runtime's first allocations."""
+    length = loaded.schema.history_length
+    for n, t in zip(_WARM_CANDIDATES, (0, min(16, length), min(64, length), length), strict=True):
+        request = ScoreRequest([f"c{i}" for i in range(n)], [Behaviour(f"b{j}") for j in range(t)])
+        assembled = assemble([request], length)
+        rows = len(assembled.item_ids)
+        records: Rows = np.zeros(rows, dtype=loaded.space.dtype)
+        id_rows: Rows = np.zeros(rows, dtype=id_row_dtype(loaded.id_table.codec, loaded.id_table.dim))
+        known = np.ones(rows, dtype=np.bool_)
+        loaded.run(assembled, item_inputs(records, known, id_rows, known, loaded.schema))

@@ -1,0 +1,93 @@
+"""The scorer's Prometheus metrics, in a registry of their own. Labels are bounded: never an id of an item."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from contracts.scores import STATUS_NAMES, Scores
+
+Door = Literal["http", "grpc"]
+_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """One per process; the doors, the scorer and the live generations write into it."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._duration = Histogram(
+            "repcenter_score_request_duration_seconds",
+            "Score requests by door and outcome (ok, or the error's code).",
+            ["door", "outcome"],
+            registry=self.registry,
+            buckets=_BUCKETS_S,
+        )
+        stage = Histogram(
+            "repcenter_stage_duration_seconds",
+            "Time of a score request by stage: queue, fetch, assemble, run.",
+            ["stage"],
+            registry=self.registry,
+            buckets=_BUCKETS_S,
+        )
+        self._stages = [stage.labels(name) for name in ("queue", "fetch", "assemble", "run")]
+        lookup = Counter(
+            "repcenter_lookup_total",
+            "Candidates looked up, by result: ok, cold, missing.",
+            ["result"],
+            registry=self.registry,
+        )
+        self._lookups = [lookup.labels(name) for name in STATUS_NAMES[1:]]
+        self._generation = Gauge(
+            "repcenter_generation_info",
+            "1 for the generation that each scene serves.",
+            ["scene", "generation"],
+            registry=self.registry,
+        )
+        self._swaps = Counter(
+            "repcenter_generation_swaps_total",
+            "Generations put live, by scene.",
+            ["scene"],
+            registry=self.registry,
+        )
+        self._refusals = Counter(
+            "repcenter_generation_refusals_total",
+            "Activated generations that did not load, by scene; the one before keeps serving.",
+            ["scene"],
+            registry=self.registry,
+        )
+        self.rows_in_flight = Gauge(
+            "repcenter_rows_in_flight", "Admitted rows not yet answered.", registry=self.registry
+        )
+        self.ready = Gauge(
+            "repcenter_ready", "1 while every scene is loaded and the store answers.", registry=self.registry
+        )
+
+    def request(self, door: Door, outcome: str, seconds: float) -> None:
+        """One answered request; outcome: "ok", "cancelled" or an error's code."""
+        self._duration.labels(door, outcome).observe(seconds)
+
+    def scored(self, scores: Scores) -> None:
+        """Stages and lookups of one computed answer."""
+        t = scores.timings
+        for stage, ms in zip(self._stages, (t.queue_ms, t.fetch_ms, t.assemble_ms, t.run_ms), strict=True):
+            stage.observe(ms / 1e3)
+        counts = np.bincount(scores.statuses, minlength=len(STATUS_NAMES))[1:].tolist()
+        for counter, count in zip(self._lookups, counts, strict=True):
+            counter.inc(count)
+
+    def swapped(self, scene: str, old: str | None, new: str) -> None:
+        if old is not None:
+            self._generation.remove(scene, old)
+        self._generation.labels(scene, new).set(1)
+        self._swaps.labels(scene).inc()
+
+    def refused(self, scene: str) -> None:
+        self._refusals.labels(scene).inc()
+
+    def expose(self) -> bytes:
+        """The Prometheus text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,153 @@
+"""The HTTP read door. It only translates: bytes -> Scorer -> bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.requests import ClientDisconnect
+
+from contracts.errors import RepcenterError, TooLarge
+from contracts.scores import Scores
+from serving.listing import Listing
+from serving.metrics import CONTENT_TYPE, Metrics
+from serving.problems import install_problems, problem_responses
+from serving.readiness import Readiness
+from serving.score_json import (
+    EXAMPLE_ANSWER,
+    ScoreAnswer,
+    parse_score_body,
+    request_body_schema,
+    score_answer,
+    server_timing,
+)
+from serving.scorer import Scorer
+
+_JSON = "application/json"
+_CLIENT_CLOSED_REQUEST = 499
+_SCORE_ERRORS = ("invalid", "too_large", "not_found", "conflict", "overloaded", "unavailable", "deadline")
+
+
+def create_rest(
+    scorer: Scorer, listing: Listing, readiness: Readiness, metrics: Metrics, max_body_bytes: int
+) -> FastAPI:
+    """The door's ASGI app."""
+    app = FastAPI(
+        title="Repcenter scorer",
+        version="1",
+        description="Click probabilities for candidates, from what items look like and say. Read-only.",
+        separate_input_output_schemas=False,
+    )
+    install_problems(app)
+
+    @app.post(
+        "/v1/score",
+        summary="Score candidates for one user",
+        openapi_extra={"requestBody": request_body_schema()},
+        responses={
+            200: {"model": ScoreAnswer, "content": {_JSON: {"example": EXAMPLE_ANSWER}}},
+            **problem_responses(*_SCORE_ERRORS),
+        },
+    )
+    async def score(request: Request) -> Response:
+        """Scores come back in the order of the candidates, with a status each: `ok` (the item's content
+        was found), `cold` (its ID row alone) or `missing` (neither: the score is null)."""
+        began = time.perf_counter()
+        outcome = "internal"
+        try:
+            body = parse_score_body(await read_body(request, max_body_bytes))
+            deadline_s = None if body.deadline_ms is None else body.deadline_ms / 1e3
+            scores = await while_connected(request, scorer.score(body.request(), deadline_s, body.generation))
+            outcome = "ok"
+            return Response(
+                score_answer(scores, body.candidates, body.top_k),
+                media_type=_JSON,
+                headers={"X-Generation": scores.generation, "Server-Timing": server_timing(scores)},
+            )
+        except RepcenterError as error:
+            outcome = error.code
+            raise
+        except RequestValidationError:
+            outcome = "invalid"
+            raise
+        except ClientDisconnect:
+            outcome = "cancelled"
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        finally:
+            metrics.request("http", outcome, time.perf_counter() - began)
+
+    @app.get(
+        "/v1/generations",
+        summary="Published generations and what each scene serves",
+        responses=problem_responses("unavailable"),
+    )
+    async def generations() -> Response:
+        return Response(orjson.dumps(asdict(await listing.read())), media_type=_JSON)
+
+    @app.get("/health/live", summary="The process runs")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.get(
+        "/health/ready",
+        summary="Every scene is loaded and the store answers",
+        responses=problem_responses("unavailable"),
+    )
+    async def ready() -> dict[str, str]:
+        await readiness.check()
+        return {"status": "ready"}
+
+    @app.get("/metrics", summary="Prometheus metrics")
+    async def expose() -> Response:
+        return Response(metrics.expose(), media_type=CONTENT_TYPE)
+
+    return app
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body, or TooLarge: by its declared length before a byte is read, by count where none is given."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLarge("body", int(declared), limit, "bytes")
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge("body", size, limit, "bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, Scores]) -> Scores:
+    """Await `work`, cancelled with ClientDisconnect when the caller hangs up. The body must be read."""
+    task = asyncio.current_task()
+    assert task is not None
+
+    def hang_up(_: asyncio.Task[Any]) -> None:
+        if not watcher.cancelled():
+            task.cancel()
+
+    watcher = asyncio.ensure_future(_disconnected(request))
+    watcher.add_done_callback(hang_up)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if watcher.done() and not watcher.cancelled():
+            task.uncancel()
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watcher.remove_done_callback(hang_up)
+        watcher.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

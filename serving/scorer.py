@@ -1,0 +1,154 @@
+"""A score request in, scores out: admission -> pin -> assemble -> one fetch -> one run in a worker thread.
+
+Scorer knows neither HTTP nor gRPC. It never guesses a score: an item without record and ID row is
+MISSING and its score NaN.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from contracts.errors import DeadlineExceeded
+from contracts.features import Assembled, ScoreRequest, assemble, check_request, item_inputs
+from contracts.scores import COLD, MISSING, OK, Completeness, Scores, Timings
+from param_server.store import Fetched, Store
+from serving.batcher import Admission
+from serving.live import LiveGenerations
+from serving.loaded import LoadedGeneration
+from serving.metrics import Metrics
+from serving.settings import ScorerSettings
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """scores: (N,) float32; times in seconds."""
+
+    scores: npt.NDArray[np.float32]
+    queue_s: float
+    assemble_s: float
+    run_s: float
+
+
+class Scorer:
+    """Stateless but for what is in flight."""
+
+    def __init__(
+        self, store: Store, live: LiveGenerations, settings: ScorerSettings, metrics: Metrics
+    ) -> None:
+        self._store = store
+        self._live = live
+        self._default_deadline_s = settings.default_deadline_ms / 1e3
+        self._metrics = metrics
+        self.admission = Admission(settings.max_concurrent_rows)
+        self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="score")
+        metrics.rows_in_flight.set_function(lambda: self.admission.in_flight)
+
+    def close(self) -> None:
+        """Let running graphs end; nothing new is computed."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    async def score(
+        self, request: ScoreRequest, deadline_s: float | None = None, generation: str | None = None
+    ) -> Scores:
+        """Scores of one request within `deadline_s` seconds (None: the settings' default).
+
+        generation: refuse with Conflict where the scene serves another one.
+        Raises InvalidInput, TooLarge, NotFound, Conflict, Overloaded, Unavailable, DeadlineExceeded.
+        """
+        began = time.perf_counter()
+        limit_s = self._default_deadline_s if deadline_s is None else max(0.0, deadline_s)
+        check_request(request)
+        rows = len(request.candidates) + len(request.behaviours)
+        self.admission.enter(rows)
+        work: Future[_Computed] | None = None
+        try:
+            loaded = self._live.pin(request.scene, generation)
+            if not request.candidates:
+                return _empty(request, loaded, began)
+            async with asyncio.timeout(limit_s):
+                assembled = assemble([request], loaded.schema.history_length)
+                assembled_at = time.perf_counter()
+                fetched = await self._store.fetch(loaded.space, loaded.id_table, assembled.item_ids)
+                fetched_at = time.perf_counter()
+                work = self._pool.submit(_compute, loaded, assembled, fetched, fetched_at, began + limit_s)
+                computed = await asyncio.wrap_future(work)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"{limit_s * 1e3:.0f} ms were not enough") from error
+        finally:
+            self._leave(rows, work)
+        scores, statuses, completeness = _mark(assembled, fetched, computed.scores)
+        result = Scores(
+            request.scene,
+            loaded.id,
+            scores,
+            statuses,
+            completeness,
+            Timings(
+                queue_ms=computed.queue_s * 1e3,
+                fetch_ms=(fetched_at - assembled_at) * 1e3,
+                assemble_ms=(assembled_at - began + computed.assemble_s) * 1e3,
+                run_ms=computed.run_s * 1e3,
+                total_ms=(time.perf_counter() - began) * 1e3,
+            ),
+        )
+        self._metrics.scored(result)
+        return result
+
+    def _leave(self, rows: int, work: Future[_Computed] | None) -> None:
+        """A run that its caller no longer waits for holds its rows until it ends."""
+        if work is None:
+            self.admission.leave(rows)
+        else:
+            work.add_done_callback(lambda _: self.admission.leave(rows))
+
+
+def _compute(
+    loaded: LoadedGeneration, assembled: Assembled, fetched: Fetched, queued_at: float, deadline_at: float
+) -> _Computed:
+    """In a worker thread. deadline_at: time.perf_counter() after which nobody waits any more."""
+    started = time.perf_counter()
+    if started >= deadline_at:
+        raise DeadlineExceeded("the deadline passed before a worker was free")
+    inputs = item_inputs(fetched.records, fetched.found, fetched.id_rows, fetched.id_found, loaded.schema)
+    ready = time.perf_counter()
+    scores = loaded.run(assembled, inputs)[0]
+    return _Computed(scores, started - queued_at, ready - started, time.perf_counter() - ready)
+
+
+def _mark(
+    assembled: Assembled, fetched: Fetched, scores: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8], Completeness]:
+    """Statuses per candidate, NaN where missing, and what was found."""
+    status_of_row = np.zeros(len(assembled.item_ids) + 1, dtype=np.uint8)
+    status_of_row[1:] = np.where(fetched.found, OK, np.where(fetched.id_found, COLD, MISSING))
+    statuses = status_of_row[assembled.candidates[0]]
+    behaviours = status_of_row[assembled.behaviours[0][assembled.behaviour_mask[0]]]
+    missing = statuses == MISSING
+    return (
+        np.where(missing, np.float32(np.nan), scores),
+        statuses,
+        Completeness(
+            behaviours_asked=len(behaviours),
+            behaviours_found=int(np.count_nonzero(behaviours != MISSING)),
+            candidates_asked=len(statuses),
+            candidates_found=len(statuses) - int(np.count_nonzero(missing)),
+        ),
+    )
+
+
+def _empty(request: ScoreRequest, loaded: LoadedGeneration, began: float) -> Scores:
+    """No candidates, no work: graphs refuse an empty axis."""
+    return Scores(
+        request.scene,
+        loaded.id,
+        np.zeros(0, dtype=np.float32),
+        np.zeros(0, dtype=np.uint8),
+        Completeness(0, 0, 0, 0),
+        Timings(0.0, 0.0, 0.0, 0.0, (time.perf_counter() - began) * 1e3),
+    )

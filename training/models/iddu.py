@@ -1,0 +1,44 @@
+"""IDDU, DMAE's Interest-Distribution Decoding Unit: interest vectors -> the distribution of similarities over age
+and similarity (eq 10 to 13). Only training has it: the exported graph does not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.losses import Decoder, decoding_divergence
+from training.models.layers import mean_weights, mlp, pool
+from training.models.similarity import histogram
+
+
+def interest_distribution(
+    r: Tensor, mask: Tensor, ages: Tensor, *, intervals: int, regions: int, history_length: int
+) -> Tensor:
+    """Eq 10, D9: P (B, N, regions * intervals), the share of valid behaviours in each cell; zero without any."""
+    counts = histogram(
+        r, mask, ages, intervals=intervals, regions=regions, history_length=history_length
+    )
+    return counts / mask.sum(-1, keepdim=True).clamp(min=1)
+
+
+class Iddu(nn.Module):
+    """tokens r̂: (P, T, d), mask: (P, T) bool, distribution: (P, cells) -> () float32, eq 13.
+
+    A random part of the valid tokens is masked out (eq 11, D11; at least one is kept), the mean of the rest is
+    decoded (eq 12) and compared with the distribution of the unmasked sequence (D13). Pairs without a valid
+    token are left out of the mean.
+    """
+
+    def __init__(self, dim: int, hidden: int, cells: int, mask_ratio: float, decoder: Decoder) -> None:
+        super().__init__()
+        self.mask_ratio = mask_ratio
+        self.decoder = decoder
+        self.mlp = mlp(dim, (hidden,), cells)
+
+    def forward(self, tokens: Tensor, mask: Tensor, distribution: Tensor) -> Tensor:
+        draw = torch.rand(mask.shape, device=mask.device).masked_fill(~mask, -1.0)
+        kept = mask & ((draw >= self.mask_ratio) | (draw == draw.amax(1, keepdim=True)))
+        decoded = self.mlp(pool(mean_weights(kept), tokens))
+        divergence = decoding_divergence(distribution, decoded, self.decoder)
+        occupied = mask.any(1)
+        return (divergence * occupied).sum() / occupied.sum().clamp(min=1)
