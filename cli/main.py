@@ -32,11 +32,15 @@ DOOR_URL = "http://127.0.0.1:8081"
 
 @app.command()
 def demo(
-    data: Annotated[Path | None, typer.Option(help="Your data (docs/data.md); a small world if absent.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Your data (docs/data.md); a small world if absent.")
+    ] = None,
     image_tower: Annotated[Path | None, typer.Option(help="An ONNX image tower of your own.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running at the end.")] = False,
     var: VarDir = Path("var/demo"),
-    serve: Annotated[str, typer.Option(help="Which ranker to publish: din, din_pos, ciubm or dmae.")] = "dmae",
+    serve: Annotated[
+        str, typer.Option(help="Which ranker to publish: din, din_pos, ciubm or dmae.")
+    ] = "dmae",
     seed: Annotated[int, typer.Option(help="Seed of the world, the draws and the training.")] = 0,
 ) -> None:
     """The whole loop: data, encoder, table, rankers, publish, serve, push, score."""
@@ -56,25 +60,33 @@ def up(var: VarDir = Path("var")) -> None:
 @app.command()
 def scorer() -> None:
     """Run the scorer in this process (settings: REPCENTER_*, docs/settings.md)."""
-    from serving.app import main as run
+    from param_server.settings import StoreSettings
+    from serving.app import run_scorer
+    from serving.settings import ScorerSettings
 
-    run()
+    run_scorer(ScorerSettings(), StoreSettings())
 
 
 @app.command()
 def door() -> None:
     """Run the write door in this process."""
-    from realtime_infer.app import door_main as run
+    from realtime_infer.app import run_door
 
-    run()
+    from param_server.settings import StoreSettings
+    from realtime_infer.settings import EncoderSettings
+
+    run_door(EncoderSettings(), StoreSettings())
 
 
 @app.command()
 def worker() -> None:
     """Run an encoder worker in this process."""
-    from realtime_infer.app import worker_main as run
+    from realtime_infer.app import run_worker
 
-    run()
+    from param_server.settings import StoreSettings
+    from realtime_infer.settings import EncoderSettings
+
+    run_worker(EncoderSettings(), StoreSettings())
 
 
 @app.command()
@@ -99,7 +111,9 @@ def push(
     item_id: Annotated[str | None, typer.Option("--id", help="Push one item with this id.")] = None,
     title: Annotated[str, typer.Option(help="Its title.")] = "",
     image: Annotated[Path | None, typer.Option(help="Its picture.")] = None,
-    attribute: Annotated[list[str] | None, typer.Option("--attribute", "-a", help="name=value; repeat.")] = None,
+    attribute: Annotated[
+        list[str] | None, typer.Option("--attribute", "-a", help="name=value; repeat.")
+    ] = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait until it is scoreable.")] = 10.0,
     url: Door = DOOR_URL,
 ) -> None:
@@ -170,9 +184,7 @@ def data_check(data: Path) -> None:
 
 
 @data_app.command("draw")
-def data_draw(
-    directory: Path, seed: Annotated[int, typer.Option(help="Seed of the world.")] = 0
-) -> None:
+def data_draw(directory: Path, seed: Annotated[int, typer.Option(help="Seed of the world.")] = 0) -> None:
     """Draw the demo's small world into a directory."""
     from cli.data import draw_data
 

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 _LINE_EVERY_S = 10.0
 
@@ -37,7 +44,7 @@ class Advance:
             spent = self._said - self._began
             left = spent * (total - done) / done if done else 0.0
             self._console.print(
-                f"  {self._title} {self._note}: {done:,} of {total:,}, {spent:.0f} s, about {left:.0f} s left",
+                f"  {self._title} {self._note}: {done:,} of {total:,}, {spent:.0f} s, {left:.0f} s left",
                 highlight=False,
             )
 

@@ -24,7 +24,13 @@ from contracts.errors import Unavailable
 _HOST = "127.0.0.1"
 _STOP_S = 20.0
 _POLL_S = 0.05
-PORTS = {"scorer_http": 8080, "scorer_grpc": 50051, "door_http": 8081, "door_grpc": 50052, "worker_http": 9090}
+PORTS = {
+    "scorer_http": 8080,
+    "scorer_grpc": 50051,
+    "door_http": 8081,
+    "door_grpc": 50052,
+    "worker_http": 9090,
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,9 @@ class Stack:
     def pid(self, name: str) -> int:
         return self._processes[name].pid
 
-    def wait_ready(self, names: tuple[str, ...] = ("door", "scorer", "worker"), timeout_s: float = 60.0) -> None:
+    def wait_ready(
+        self, names: tuple[str, ...] = ("door", "scorer", "worker"), timeout_s: float = 60.0
+    ) -> None:
         """Until each named service says ready. Raises Unavailable with the end of its log otherwise."""
         urls = {
             "scorer": self.endpoints.scorer_http,

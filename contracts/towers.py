@@ -17,6 +17,16 @@ from contracts.onnx_model import OnnxModel
 Features = npt.NDArray[np.float32]
 
 
+def encode_texts(
+    tokenizer: Tokenizer, max_tokens: int, text: OnnxModel, texts: Sequence[str]
+) -> Features:
+    """K texts -> (K, d_text) float32, by the text tower alone."""
+    ids, mask = tokenise(tokenizer, texts, max_tokens)
+    outputs = text.run({"input_ids": ids, "attention_mask": mask}, ["text_features"])
+    features: Features = outputs["text_features"]
+    return features
+
+
 class Towers:
     """The two towers of an encoder, each batched on its own."""
 
@@ -38,10 +48,7 @@ class Towers:
 
     def text_features(self, texts: Sequence[str]) -> Features:
         """K texts -> (K, d_text) float32."""
-        ids, mask = tokenise(self._tokenizer, texts, self._max_tokens)
-        outputs = self._text.run({"input_ids": ids, "attention_mask": mask}, ["text_features"])
-        features: Features = outputs["text_features"]
-        return features
+        return encode_texts(self._tokenizer, self._max_tokens, self._text, texts)
 
     def image_features(self, pixels: npt.NDArray[np.float32]) -> Features:
         """(K, 3, H, W) float32 -> (K, d_image) float32."""

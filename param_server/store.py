@@ -29,6 +29,7 @@ from contracts.space import Space, parse_header
 from contracts.window import Window
 from param_server import keys
 from param_server.connection import redis_errors
+from param_server.mget import mget
 from param_server.rows import broken_head, join_id_rows, join_records, join_sequences
 from param_server.scripts import Script
 
@@ -130,14 +131,12 @@ class Store:
         if count == 0:
             return Fetched(np.zeros(0, space.dtype), nothing, np.zeros(0, id_dtype), nothing)
         ids = keys.id_bytes(item_ids)
-        prefix = keys.record_prefix(space.id)
-        what = f"read space {space.id}"
-        names = [prefix + i for i in ids]
+        prefixes = [keys.record_prefix(space.id)]
         if id_table is not None:
-            id_prefix = keys.id_row_prefix(id_table.name)
-            names += [id_prefix + i for i in ids]
+            prefixes.append(keys.id_row_prefix(id_table.name))
+        what = f"read space {space.id}"
         async with redis_errors(what):
-            replies = cast(list[bytes | None], await self._redis.mget(names))
+            replies = await mget(self._redis, prefixes, ids)
         records, found = join_records(replies[:count], space.dtype, item_ids, what)
         if id_table is None:
             return Fetched(records, found, np.zeros(count, id_dtype), nothing)
@@ -148,12 +147,12 @@ class Store:
     async def sequences(self, space: Space, item_ids: Sequence[str]) -> npt.NDArray[np.uint64]:
         """Stored sequence of each id, deleted ones included -> (K,) uint64, 0 where absent."""
         _check_layout(space)
-        prefix = keys.record_prefix(space.id)
+        prefixes = [keys.record_prefix(space.id)]
         out = np.zeros(len(item_ids), np.uint64)
         for chunk in _chunks(len(item_ids)):
             async with redis_errors(f"read space {space.id}"):
-                replies = await self._redis.mget([prefix + i for i in keys.id_bytes(item_ids[chunk])])
-            out[chunk] = join_sequences(cast(list[bytes | None], replies), f"space {space.id}")
+                replies = await mget(self._redis, prefixes, keys.id_bytes(item_ids[chunk]))
+            out[chunk] = join_sequences(replies, f"space {space.id}")
         return out
 
     async def count(self, space: Space) -> int:

@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
 
-from contracts.errors import InvalidInput, NotFound, Overloaded, TooLarge, Unavailable
-from contracts.images import MAX_IMAGE_BYTES
+from contracts.errors import InvalidInput, NotFound, Overloaded, Unavailable
 from contracts.items import Item, check_item, check_item_id
 from param_server.connection import Durability, check_durable, check_policy, redis_errors
 from realtime_infer.push_entry import encode_delete, encode_push
 from realtime_infer.push_status import PushState, PushStatus, Receipt
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.stream_keys import Partition
-from realtime_infer.stream_scripts import ACCEPT, WATERMARK, Script
+from realtime_infer.stream_scripts import ACCEPT, WATERMARK, Argument, Script
 
 _FIRST_LOOK_S, _NEXT_LOOK_S = 0.005, 0.05
 
@@ -46,9 +44,12 @@ class Ingest:
 
     async def check(self) -> Durability:
         """Ask the server whether it answers and keeps what it acknowledges; Unavailable where not."""
-        self._durability = None
-        await check_policy(self._stream)
-        self._durability = await check_durable(self._stream)
+        try:
+            await check_policy(self._stream)
+            self._durability = await check_durable(self._stream)
+        except Unavailable:
+            self._durability = None  # the next push asks again before it is accepted
+            raise
         return self._durability
 
     async def push(self, item: Item) -> Receipt:
@@ -58,10 +59,8 @@ class Ingest:
         (whether it was accepted is unknown: push again, the newer one wins).
         """
         check_item(item)
-        if item.image is not None and not 0 < len(item.image) <= MAX_IMAGE_BYTES:
-            if not item.image:
-                raise InvalidInput("image", item.image, "is empty")
-            raise TooLarge("image", len(item.image), MAX_IMAGE_BYTES, "bytes")
+        if item.image is not None and not item.image:
+            raise InvalidInput("image", item.image, "is empty")
         if item.image is None and not any(text.strip() for text in item.text.values()):
             raise InvalidInput("item", item.item_id, "needs a picture or a text that is not blank")
         return await self._accept(item.item_id, encode_push(item))
@@ -113,11 +112,11 @@ class Ingest:
 
     async def _accept(self, item_id: str, payload: bytes) -> Receipt:
         settings = self._settings
-        if self._in_flight >= settings.door_max_in_flight:
+        if self._in_flight >= settings.max_in_flight:
             raise Overloaded(f"{self._in_flight} pushes are in flight", settings.retry_after_s)
         raw_id = item_id.encode()
         keys = [self._keys.sequence, self._keys.pushes, self._keys.payload_bytes, self._keys.status(raw_id)]
-        args = [raw_id, payload, settings.max_backlog, settings.max_backlog_bytes]
+        args: list[Argument] = [raw_id, payload, settings.max_backlog, settings.max_backlog_bytes]
         self._in_flight += 1
         try:
             reply = await self._durably(ACCEPT, keys, args, "accept a push")
@@ -128,7 +127,7 @@ class Ingest:
         return Receipt(item_id, int(reply[0]))
 
     async def _durably(
-        self, script: Script, keys: Sequence[bytes], args: Sequence[bytes | str | int], what: str
+        self, script: Script, keys: Sequence[bytes], args: Sequence[Argument], what: str
     ) -> Any:
         durability = self._durability or await self.check()
         async with redis_errors(what):
@@ -136,16 +135,8 @@ class Ingest:
                 return await script.run(self._stream, keys, args)
             # WAITAOF waits for the writes of its own connection: a pipeline keeps both on one.
             timeout_ms = round(self._settings.fsync_timeout_s * 1000)
-            for source in (False, True):
-                pipeline = self._stream.pipeline(transaction=False)
-                if source:
-                    pipeline.eval(script.source, len(keys), *keys, *args)
-                else:
-                    pipeline.evalsha(script.sha, len(keys), *keys, *args)
-                pipeline.execute_command("WAITAOF", 1, 0, timeout_ms)
-                reply, synced = await pipeline.execute(raise_on_error=False)
-                if not isinstance(reply, NoScriptError):
-                    break
+            after = ("WAITAOF", 1, 0, timeout_ms)
+            reply, synced = await script.run_many(self._stream, [(keys, args)], after)
             for answer in (reply, synced):
                 if isinstance(answer, Exception):
                     raise answer

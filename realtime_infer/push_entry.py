@@ -67,7 +67,9 @@ def decode_entry(fields: dict[bytes, bytes]) -> PushEntry:
         raise UnknownVersion("push entry", payload[2], PUSH_ENTRY_VERSION)
     _, _, kind, head_bytes, image_bytes = _HEAD.unpack_from(payload)
     if len(payload) != _HEAD.size + head_bytes + image_bytes:
-        raise InvalidInput("push entry", len(payload), f"must be {_HEAD.size + head_bytes + image_bytes} bytes")
+        raise InvalidInput(
+            "push entry", len(payload), f"must be {_HEAD.size + head_bytes + image_bytes} bytes"
+        )
     if kind == _DELETE:
         return PushEntry(item_id, sequence, None)
     if kind != _PUSH:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -19,7 +19,7 @@ from realtime_infer.push_entry import ITEM_ID, SEQUENCE
 from realtime_infer.push_status import PushState
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.stream_keys import GROUP, Partition
-from realtime_infer.stream_scripts import ENCODING, SETTLE, Script
+from realtime_infer.stream_scripts import ENCODING, SETTLE, Argument
 
 _BLOCK_MS = 400  # less than any socket timeout, and a stop is noticed within it
 _LOOK_FOR = 128
@@ -84,7 +84,7 @@ class PushQueue:
             pending = await self._stream.xpending_range(
                 self._keys.pushes, GROUP, "-", "+", _LOOK_FOR, consumer, min_idle_ms or None
             )
-        return [(entry["message_id"], int(entry["times_delivered"])) for entry in pending]
+        return [(cast(bytes, entry["message_id"]), int(entry["times_delivered"])) for entry in pending]
 
     async def claim(self, entry_id: bytes, deliveries: int, min_idle_ms: int) -> Delivery | None:
         """Take one entry over, unless another worker was faster or it is gone."""
@@ -92,7 +92,7 @@ class PushQueue:
             claimed = await self._stream.xclaim(
                 self._keys.pushes, GROUP, self._consumer, min_idle_ms, [entry_id]
             )
-        entries = _deliveries(claimed, deliveries + 1)
+        entries = _deliveries(cast(Any, claimed), deliveries + 1)
         return entries[0] if entries else None
 
     async def encoding(self, deliveries: Sequence[Delivery]) -> None:
@@ -108,9 +108,12 @@ class PushQueue:
         async with redis_errors("settle pushes"):
             for start in range(0, len(settlements), _LOOK_FOR):
                 chunk = settlements[start : start + _LOOK_FOR]
-                await asyncio.gather(*(SETTLE_ONE(self._stream, *self._arguments(s)) for s in chunk))
+                replies = await SETTLE.run_many(self._stream, [self._arguments(s) for s in chunk])
+                for reply in replies:
+                    if isinstance(reply, Exception):
+                        raise reply
 
-    def _arguments(self, settlement: Settlement) -> tuple[list[bytes], list[bytes | str | int]]:
+    def _arguments(self, settlement: Settlement) -> tuple[list[bytes], list[Argument]]:
         fields, error = settlement.delivery.fields, settlement.error
         keys = [
             self._keys.pushes,
@@ -136,3 +139,9 @@ class PushQueue:
             )
         streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or ()]
         return [delivery for entries in streams for delivery in _deliveries(entries, 1)]
+
+
+def _deliveries(
+    entries: Sequence[tuple[bytes, dict[bytes, bytes] | None]], deliveries: int
+) -> list[Delivery]:
+    return [Delivery(entry_id, fields, deliveries) for entry_id, fields in entries if fields is not None]

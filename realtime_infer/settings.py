@@ -11,9 +11,9 @@ from contracts.onnx_model import Device
 
 
 class EncoderSettings(BaseSettings):
-    """How doors accept, how workers encode, and what bounds both."""
+    """How a write door accepts, how a worker encodes, and what bounds both. Each is a process of its own."""
 
-    model_config = SettingsConfigDict(env_prefix="REPCENTER_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="REPCENTER_", extra="ignore", frozen=True)
 
     scene: str = Field(
         "default", min_length=1, description="Scene whose active generation says which encoder runs."
@@ -22,28 +22,32 @@ class EncoderSettings(BaseSettings):
         None, description="Encoder bundle to use whatever the scene serves (a directory or fsspec URI)."
     )
     encoder_digest: str | None = Field(None, description="Digest that the bundle at encoder_uri must have.")
-    encoder_device: Device = Field(
+    device: Device = Field(
         "cpu", description="Where the encoder runs. A device that is not there stops the start."
     )
-    encoder_threads: int = Field(1, ge=1, le=256, description="Threads of one encoder run on the CPU.")
+    threads: int = Field(1, ge=1, le=256, description="Threads of one encoder run on the CPU.")
     scene_poll_s: float = Field(
         2.0, gt=0, le=60, description="How often the scene's active pointer is read, in seconds."
     )
 
-    door_host: str = Field("127.0.0.1", description="Address that both write doors listen on.")
-    door_http_port: int = Field(
-        8081, ge=0, le=65535, description="Port of the HTTP write door; 0 takes a free one."
+    host: str = Field("127.0.0.1", description="Address that this process listens on.")
+    http_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="HTTP port of this process; 0 takes a free one; unset: 8081 for a write door, 9090 for a "
+        "worker (health and metrics).",
     )
-    door_grpc_port: int = Field(
+    grpc_port: int = Field(
         50052, ge=0, le=65535, description="Port of the gRPC write door; 0 takes a free one."
     )
-    door_max_body_bytes: int = Field(
+    max_body_bytes: int = Field(
         24 << 20,
         ge=1024,
         le=256 << 20,
-        description="Largest request body, refused with 413 before parsing. Base64 adds a third to a picture.",
+        description="Largest request body; beyond it 413 before parsing. Base64 adds a third to a picture.",
     )
-    door_max_in_flight: int = Field(
+    max_in_flight: int = Field(
         64,
         ge=1,
         le=10_000,
@@ -95,8 +99,4 @@ class EncoderSettings(BaseSettings):
         30_000,
         ge=50,
         description="An entry that its worker has held this long is taken over. More than any encode takes.",
-    )
-    worker_host: str = Field("127.0.0.1", description="Address of the worker's health and metrics.")
-    worker_http_port: int = Field(
-        8082, ge=0, le=65535, description="Port of the worker's health and metrics; 0 takes a free one."
     )

@@ -6,9 +6,9 @@ Sequences are exact up to 2**53. `now` is the stream server's clock, so that sta
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
@@ -19,6 +19,9 @@ local function now()
   return string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
 end
 """
+
+
+Argument = bytes | str | int
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,34 @@ class Script:
         digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
         object.__setattr__(self, "sha", digest)
 
-    async def run(self, redis: Redis, keys: Sequence[bytes], args: Sequence[bytes | str | int]) -> Any:
-        try:
-            return await cast(Awaitable[Any], redis.evalsha(self.sha, len(keys), *keys, *args))
-        except NoScriptError:
-            return await cast(Awaitable[Any], redis.eval(self.source, len(keys), *keys, *args))
+    async def run(self, redis: Redis, keys: Sequence[bytes], args: Sequence[Argument]) -> Any:
+        """One call -> its reply; redis-py's errors."""
+        (reply,) = await self.run_many(redis, [(keys, args)])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def run_many(
+        self,
+        redis: Redis,
+        calls: Sequence[tuple[Sequence[bytes], Sequence[Argument]]],
+        after: Sequence[Argument] = (),
+    ) -> list[Any]:
+        """Calls of (keys, args), then the command `after`, on one connection and in one round trip.
+
+        The replies, an error among them where a call failed. All are sent again where the server did not
+        hold the script yet, so several calls at once must be idempotent.
+        """
+        for command, text in (("EVALSHA", self.sha), ("EVAL", self.source)):
+            pipeline = redis.pipeline(transaction=False)
+            for keys, args in calls:
+                pipeline.execute_command(command, text, len(keys), *keys, *args)
+            if after:
+                pipeline.execute_command(*after)
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            if not any(isinstance(reply, NoScriptError) for reply in replies):
+                break
+        return replies
 
 
 # KEYS sequence, pushes, bytes, status   ARGV item id, payload, most entries, most bytes
@@ -52,7 +78,8 @@ end
 local sequence = string.format('%.0f', redis.call('INCR', KEYS[1]))
 redis.call('XADD', KEYS[2], '*', 'i', ARGV[1], 's', sequence, 'p', ARGV[2])
 redis.call('INCRBY', KEYS[3], #ARGV[2])
-redis.call('HSET', KEYS[4], 'sequence', sequence, 'state', 'queued', 'code', '', 'reason', '', 'updated', now())
+redis.call('HSET', KEYS[4], 'sequence', sequence, 'state', 'queued', 'code', '', 'reason', '',
+           'updated', now())
 redis.call('PERSIST', KEYS[4])
 return {tonumber(sequence)}
 """

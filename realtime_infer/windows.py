@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 
+from redis.asyncio import Redis
+
 from contracts.window import Window, encode_window
 from param_server.connection import redis_errors
 from param_server.store import Store
 from realtime_infer.stream_keys import WINDOW_FIELD, window_stream
-from redis.asyncio import Redis
 
 
 class Windows:

@@ -62,6 +62,7 @@ async def open_scorer(
         uvicorn.Config(
             rest,
             lifespan="off",
+            ws="none",
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=max(1, round(settings.stop_s)),

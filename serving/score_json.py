@@ -7,11 +7,11 @@ and 100 candidates, where orjson and checks by hand take 40 us.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, TypedDict
+from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 from fastapi.exceptions import RequestValidationError
-from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 
 from contracts.features import MAX_CANDIDATES, Behaviour, ScoreRequest
 from contracts.scores import Scores
@@ -73,7 +73,7 @@ class ScoreBody:
         return ScoreRequest(self.candidates, self.behaviours, self.scene, self.user_id)
 
 
-class TimingsMs(TypedDict):
+class TimingsMs(BaseModel):
     """Milliseconds per stage; queue: waiting for a free worker."""
 
     queue: float
@@ -83,7 +83,7 @@ class TimingsMs(TypedDict):
     total: float
 
 
-class CompletenessAnswer(TypedDict):
+class CompletenessAnswer(BaseModel):
     """How much of the request the tables knew, by record or ID row."""
 
     behaviours_asked: int
@@ -92,7 +92,7 @@ class CompletenessAnswer(TypedDict):
     candidates_found: int
 
 
-class TopItem(TypedDict):
+class TopItem(BaseModel):
     """One of the best candidates; position: in the request."""
 
     item_id: str
@@ -100,7 +100,7 @@ class TopItem(TypedDict):
     score: float
 
 
-class ScoreAnswer(TypedDict):
+class ScoreAnswer(BaseModel):
     """scores and statuses are in the order of the candidates; a missing item's score is null."""
 
     scene: str

@@ -16,17 +16,23 @@ class ScorerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="REPCENTER_", frozen=True)
 
-    host: str = Field("127.0.0.1", description="Address that both doors listen on.")
-    http_port: int = Field(8080, ge=0, le=65535, description="Port of the HTTP door; 0 takes a free one.")
-    grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC door; 0 takes a free one.")
+    host: str = Field(default="127.0.0.1", description="Address that both doors listen on.")
+    http_port: int = Field(
+        default=8080, ge=0, le=65535, description="Port of the HTTP door; 0 takes a free one."
+    )
+    grpc_port: int = Field(
+        default=50051, ge=0, le=65535, description="Port of the gRPC door; 0 takes a free one."
+    )
     scenes: list[str] = Field(
-        ["default"],
+        default=["default"],
         min_length=1,
         max_length=64,
         description="Scenes to serve (JSON list). Ready means that each of them has a loaded generation.",
     )
-    device: Device = Field("cpu", description="Where graphs run. A device that is not there stops the start.")
-    threads: int = Field(1, ge=1, le=256, description="Threads of one graph run on the CPU.")
+    device: Device = Field(
+        default="cpu", description="Where graphs run. A device that is not there stops the start."
+    )
+    threads: int = Field(default=1, ge=1, le=256, description="Threads of one graph run on the CPU.")
     workers: int = Field(
         default_factory=lambda: max(1, os.cpu_count() or 1),
         ge=1,
@@ -34,27 +40,33 @@ class ScorerSettings(BaseSettings):
         description="Graph runs at the same time; workers x threads should not exceed the cores.",
     )
     max_concurrent_rows: int = Field(
-        20_000,
+        default=20_000,
         ge=MAX_CANDIDATES + MAX_BEHAVIOURS,
         description="Candidates plus behaviours in flight. More is refused with 429 so that admitted "
         "requests stay fast.",
     )
     default_deadline_ms: float = Field(
-        1_000, gt=0, le=60_000, description="Deadline of a request that names none, in milliseconds."
+        default=1_000, gt=0, le=60_000, description="Deadline of a request that names none, in milliseconds."
     )
     poll_s: float = Field(
-        1.0, gt=0, le=60, description="How often the scenes' active pointers are read, in seconds."
+        default=1.0, gt=0, le=60, description="How often the scenes' active pointers are read, in seconds."
     )
     max_body_bytes: int = Field(
-        4 << 20, ge=1024, le=256 << 20, description="Largest request body, refused with 413 before parsing."
+        default=4 << 20,
+        ge=1024,
+        le=256 << 20,
+        description="Largest request body, refused with 413 before parsing.",
     )
     drain_s: float = Field(
-        1.0,
+        default=1.0,
         ge=0,
         le=300,
         description="After SIGTERM: seconds for which a scorer that is no longer ready still answers, so "
         "that balancers notice first.",
     )
     stop_s: float = Field(
-        10.0, gt=0, le=300, description="After draining: the longest wait for requests in flight, in seconds."
+        default=10.0,
+        gt=0,
+        le=300,
+        description="After draining: the longest wait for requests in flight, in seconds.",
     )

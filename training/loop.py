@@ -74,7 +74,10 @@ class TrainingConfig:
 
 
 class StepReport(NamedTuple):
-    """rows_per_s: candidate rows trained per second so far, validations not counted."""
+    """loss: cross entropy, without DMAE's auxiliary loss.
+
+    rows_per_s: candidate rows trained per second so far, validations not counted.
+    """
 
     step: int
     steps: int
@@ -179,7 +182,7 @@ def _step(
     config: TrainingConfig,
     steps: int,
 ) -> float:
-    """One update; the loss."""
+    """One update; its cross entropy."""
     began = time.perf_counter()
     torch.manual_seed((config.seed << 32) + run.step)
     learning_rate = config.learning_rate * (1 - run.step / steps)
@@ -191,15 +194,16 @@ def _step(
     run.model.train()
     run.adam.zero_grad(set_to_none=True)
     output = run.model(inputs, batch.candidates, batch.behaviours, batch.behaviour_mask)
-    loss = masked_bce(output.logit, batch.labels, batch.candidate_mask) + output.auxiliary
-    value = float(loss.detach())
-    if not np.isfinite(value):
-        raise LossNotFinite(value, run.step, learning_rate)
+    cross_entropy = masked_bce(output.logit, batch.labels, batch.candidate_mask)
+    loss = cross_entropy + output.auxiliary
+    if not torch.isfinite(loss):
+        raise LossNotFinite(float(loss.detach()), run.step, learning_rate)
     loss.backward()
     run.adam.param_groups[0]["lr"] = learning_rate
     run.adam.step()
     assert vectors.grad is not None
     run.ids.step(rows, vectors.grad, learning_rate)
+    value = float(cross_entropy.detach())
     run.trained(value, int(batch.candidate_mask.sum()), time.perf_counter() - began)
     return value
 

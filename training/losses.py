@@ -69,6 +69,7 @@ class InfoNce(nn.Module):
         item_keys: Tensor,
         *,
         query_keys: Tensor | None = None,
+        query_items: Tensor | None = None,
         present: Tensor | None = None,
         negatives: Tensor | None = None,
         negative_keys: Tensor | None = None,
@@ -77,12 +78,15 @@ class InfoNce(nn.Module):
 
         item_keys: (P,) int64, one per item: the same item elsewhere in the batch is no negative (M8).
         query_keys: (P,) int64: what the same query bought elsewhere in the batch is no negative either.
+        query_items: (P,) int64: keys of queries that are items themselves: none is its own negative.
         present: (P,) bool, whether the item has this vector: pairs without are left out, on both sides.
         negatives: (Q, d) further items with their negative_keys (Q,), no gradient is stopped here.
         """
         same = item_keys.unsqueeze(1) == item_keys.unsqueeze(0)
         if query_keys is not None:
             same = same | (query_keys.unsqueeze(1) == query_keys.unsqueeze(0))
+        if query_items is not None:
+            same = same | (query_items.unsqueeze(1) == item_keys.unsqueeze(0))
         count = len(items)
         if present is not None:
             same = same | ~present.unsqueeze(0)
@@ -123,6 +127,7 @@ class CsftLoss(nn.Module):
         item_keys: Tensor,
         *,
         query_keys: Tensor | None = None,
+        query_items: Tensor | None = None,
         text_present: Tensor | None = None,
         image_present: Tensor | None = None,
         negatives: tuple[Tensor, Tensor, Tensor] | None = None,
@@ -137,6 +142,7 @@ class CsftLoss(nn.Module):
                 items,
                 item_keys,
                 query_keys=query_keys,
+                query_items=query_items,
                 present=present,
                 negatives=further,
                 negative_keys=negative_keys if further is not None else None,

@@ -26,9 +26,9 @@ RECORD_HEX = (
     "02"  # flags: modality 1 (image) is missing
     "00"  # reserved
     "efcdab8967452301"  # sequence 0x0123456789abcdef
-    "acccdf3b"  # 1 / sqrt(64^2 + 32^2 + 0 + 127^2)
+    "bbcae03b"  # 1 / sqrt(64^2 + 32^2 + 0 + 127^2)
     "00000000"  # image is missing
-    "d203b63b"  # 1 / sqrt(127^2 + 127^2)
+    "d771b63b"  # 1 / sqrt(127^2 + 127^2)
     "78563412"  # attribute slot 0: 0x12345678
     "0000c03f"  # attribute slot 1: the bits of 1.5
     "40e0007f"  # text codes 64 -32 0 127
@@ -179,9 +179,7 @@ def test_records_round_trip(count: int, dims: list[int], slots: int, seed: int) 
     codec.check_records(again, "rows")
     np.testing.assert_array_equal(again["sequence"], sequences)
     np.testing.assert_array_equal(again["attributes"], attributes)
-    for m, (block, decoded) in enumerate(
-        zip(vectors, codec.decode_vectors(again, tuple(dims)), strict=True)
-    ):
+    for m, (block, decoded) in enumerate(zip(vectors, codec.decode_vectors(again, tuple(dims)), strict=True)):
         np.testing.assert_array_equal((again["flags"] >> m) & 1, missing[:, m].astype(np.uint8))
         assert not decoded[missing[:, m]].any()
         codes, _ = codec.quantise_absmax(block)
@@ -195,15 +193,16 @@ def angle_bound(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     wide = vectors.astype(np.float64)
     norm = np.linalg.norm(wide, axis=1)
     reach = np.sqrt(wide.shape[1]) * np.abs(wide).max(axis=1) / 254 / norm
-    return np.arcsin(np.minimum(reach * 1.0001, 1.0))
+    angle: npt.NDArray[np.float64] = np.arcsin(np.minimum(reach * 1.0001, 1.0))
+    return angle
 
 
-def cosine_errors(vectors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def cosine_errors(
+    vectors: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """|cosine of the records - true cosine| (K, K) and its bound (K, K)."""
     count, dim = vectors.shape
-    rows = codec.encode_records(
-        [vectors], np.arange(count, dtype=np.uint64), np.zeros((count, 0), np.uint32)
-    )
+    rows = codec.encode_records([vectors], np.arange(count, dtype=np.uint64), np.zeros((count, 0), np.uint32))
     dots = rows["codes"].astype(np.float32) @ rows["codes"].astype(np.float32).T
     inv_norm = rows["inv_norm"][:, 0]
     stored = dots * inv_norm[:, None] * inv_norm[None, :]

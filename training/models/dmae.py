@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from contracts.errors import InvalidInput
 from training.losses import Decoder
 from training.models.iddu import Iddu, interest_distribution
-from training.models.layers import mean_weights, pool, table
+from training.models.layers import mean_weights, table
 from training.models.mieu import Mieu
-from training.models.mifu import CrossModal, IntraModal
+from training.models.mifu import CrossModal, IntraModal, Tokens
 from training.models.similarity import unit_interval
 from training.models.view import ContentOutput, View
 
@@ -115,50 +115,43 @@ class Dmae(nn.Module):
             )
 
     def forward(self, view: View) -> ContentOutput:
-        similarities, masks, tokens = self._encode(view)
-        pooled = [pool(mean_weights(m), x) for m, x in zip(masks, tokens, strict=True)]  # eq 7
+        similarities, tokens = self._encode(view)
+        means = [x.pool(mean_weights(x.mask)) for x in tokens]  # eq 7
         if self.config.without_mifu:
-            interests = pooled
+            interests = means
         else:  # eq 8, 9: each modality under the other's context
             interests = [
-                cross(context, x, m)
-                for cross, context, x, m in zip(self.cross, reversed(pooled), tokens, masks, strict=True)
+                cross(context, x) for cross, context, x in zip(self.cross, reversed(means), tokens, strict=True)
             ]
         b, n = view.candidates.shape[:2]
         features = torch.cat(interests, dim=1).view(b, n, self.width)
         if not self.training or self.config.without_iddu:
             return ContentOutput(features, None)
-        loss = self._decode(view, similarities, masks, tokens)
-        return ContentOutput(features, self.config.lambda_dec * loss)
+        return ContentOutput(features, self.config.lambda_dec * self._decode(view, similarities, tokens))
 
-    def _encode(self, view: View) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Per modality: r (B, N, T), token mask (P, T), tokens r̂ (P, T, d), with P = B * N."""
-        similarities, masks, tokens = [], [], []
+    def _encode(self, view: View) -> tuple[list[Tensor], list[Tokens]]:
+        """Per modality: r (B, N, T) and r̂."""
+        similarities, tokens = [], []
         for m, name in enumerate(self.config.modalities):
             compared = view.content[name]
             r = unit_interval(compared.cosine, self.calibration[m])
             mask = compared.mask.flatten(0, 1)
             x = self.mieu[m](r, view.ages).flatten(0, 1)
-            if not self.config.without_mifu:
-                x = self.intra[m](x, mask)
             similarities.append(r)
-            masks.append(mask)
-            tokens.append(x)
-        return similarities, masks, tokens
+            tokens.append(Tokens(x, None, mask) if self.config.without_mifu else self.intra[m](x, mask))
+        return similarities, tokens
 
-    def _decode(
-        self, view: View, similarities: list[Tensor], masks: list[Tensor], tokens: list[Tensor]
-    ) -> Tensor:
+    def _decode(self, view: View, similarities: list[Tensor], tokens: list[Tokens]) -> Tensor:
         """L_dec, eq 13: the sum over both modalities."""
         losses = []
-        for m, (r, mask, x) in enumerate(zip(similarities, masks, tokens, strict=True)):
+        for iddu, r, x in zip(self.iddu, similarities, tokens, strict=True):
             target = interest_distribution(
                 r,
-                mask.view(r.shape),
+                x.mask.view(r.shape),
                 view.ages,
                 intervals=self.config.intervals,
                 regions=self.regions,
                 history_length=self.history_length,
             )
-            losses.append(self.iddu[m](x, mask, target.flatten(0, 1)))
+            losses.append(iddu(x, target.flatten(0, 1)))
         return torch.stack(losses).sum()

@@ -59,13 +59,13 @@ class DinInterest(nn.Module):
         t = keys.shape[1]
         h = self.first.out_features
         w_q, w_k, w_minus, w_times = self.first.weight.t().split(d)  # each (d_v, h)
-        bias = F.linear(queries, (w_q + w_minus).t(), self.first.bias)
-        per_candidate = torch.addcmul(
-            (w_k - w_minus).unsqueeze(1), queries.transpose(1, 2).unsqueeze(3), w_times.unsqueeze(1)
-        )  # (B, d_v, N, h)
-        first = torch.baddbmm(bias.reshape(b, 1, n * h), keys, per_candidate.reshape(b, d, n * h)).relu_()
-        scores: Tensor = self.rest(first.view(b, t, n, h))
-        return scores.squeeze(3).transpose(1, 2)
+        q = queries.reshape(b * n, d)
+        per_candidate = torch.addcmul(w_k - w_minus, q.unsqueeze(2), w_times)  # (B * N, d_v, h)
+        bias = F.linear(q, (w_q + w_minus).t(), self.first.bias).unsqueeze(1)
+        shared = keys.unsqueeze(1).expand(b, n, t, d).reshape(b * n, t, d)
+        first = torch.baddbmm(bias, shared, per_candidate).relu_()
+        scores: Tensor = self.rest(first.view(b * n * t, h))
+        return scores.view(b, n, t)
 
 
 def id_interest(

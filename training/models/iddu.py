@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from training.losses import Decoder, decoding_divergence
-from training.models.layers import mean_weights, mlp, pool
+from training.models.layers import mean_weights, mlp
+from training.models.mifu import Tokens
 from training.models.similarity import histogram
 
 
@@ -22,7 +23,7 @@ def interest_distribution(
 
 
 class Iddu(nn.Module):
-    """tokens r̂: (P, T, d), mask: (P, T) bool, distribution: (P, cells) -> () float32, eq 13.
+    """tokens r̂ of P pairs, distribution: (P, cells) -> () float32, eq 13.
 
     A random part of the valid tokens is masked out (eq 11, D11; at least one is kept), the mean of the rest is
     decoded (eq 12) and compared with the distribution of the unmasked sequence (D13). Pairs without a valid
@@ -35,10 +36,11 @@ class Iddu(nn.Module):
         self.decoder = decoder
         self.mlp = mlp(dim, (hidden,), cells)
 
-    def forward(self, tokens: Tensor, mask: Tensor, distribution: Tensor) -> Tensor:
+    def forward(self, tokens: Tokens, distribution: Tensor) -> Tensor:
+        mask = tokens.mask
         draw = torch.rand(mask.shape, device=mask.device).masked_fill(~mask, -1.0)
         kept = mask & ((draw >= self.mask_ratio) | (draw == draw.amax(1, keepdim=True)))
-        decoded = self.mlp(pool(mean_weights(kept), tokens))
+        decoded = self.mlp(tokens.pool(mean_weights(kept)))
         divergence = decoding_divergence(distribution, decoded, self.decoder)
         occupied = mask.any(1)
         return (divergence * occupied).sum() / occupied.sum().clamp(min=1)

@@ -1,0 +1,138 @@
+"""`repcenter score | push | status | delete`: what a running stack is asked from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from cli.progress import stage
+from contracts.errors import InvalidInput, NotFound
+from contracts.features import Behaviour, ScoreRequest
+from contracts.items import AttributeValue, Item
+from serving.client import HttpClient, ItemStatus
+
+_CONCURRENT_PUSHES = 8
+_POLL_S = 0.02
+T = TypeVar("T")
+
+
+def _ask(url: str, question: Callable[[HttpClient], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with HttpClient(url) as client:
+            return await question(client)
+
+    return asyncio.run(run())
+
+
+def print_scores(url: str, candidates: list[str], behaviours: list[str], scene: str, as_json: bool) -> None:
+    """Best first; items that are not known have no score."""
+    request = ScoreRequest(candidates, [Behaviour(b) for b in behaviours], scene)
+    answer = _ask(url, lambda client: client.score(request))
+    names = answer.status_names()
+    order = answer.top(len(candidates))
+    order += [n for n in range(len(candidates)) if n not in set(order)]
+    rows = [
+        {
+            "item_id": candidates[n],
+            "score": None if names[n] == "missing" else float(answer.scores[n]),
+            "status": names[n],
+        }
+        for n in order
+    ]
+    if as_json:
+        print(json.dumps({"scene": answer.scene, "generation": answer.generation, "scores": rows}))
+        return
+    table = Table("item", "score", "status", title=f"{answer.scene} · {answer.generation}")
+    for row in rows:
+        table.add_row(
+            str(row["item_id"]), "–" if row["score"] is None else f"{row['score']:.5f}", str(row["status"])
+        )
+    Console().print(table)
+
+
+def push_one(
+    url: str, item_id: str, title: str, image: Path | None, attributes: list[str], wait_s: float
+) -> None:
+    """Push one item and wait until it is scoreable or dead."""
+    if image is not None and not image.is_file():
+        raise InvalidInput("--image", str(image), "is not a file")
+    item = Item(
+        item_id,
+        {"title": title} if title else {},
+        dict(_attribute(a) for a in attributes),
+        image.read_bytes() if image is not None else None,
+    )
+
+    async def push(client: HttpClient) -> ItemStatus:
+        began = time.monotonic()
+        receipt = await client.push(item)
+        print(f"accepted {item_id}, sequence {receipt.sequence}")
+        while True:
+            status = await client.status(item_id)
+            settled = status.state in ("scoreable", "dead", "deleted") and status.sequence >= receipt.sequence
+            if settled or time.monotonic() - began > wait_s:
+                return status
+            await asyncio.sleep(_POLL_S)
+
+    _print_status(_ask(url, push))
+
+
+def _attribute(text: str) -> tuple[str, AttributeValue]:
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise InvalidInput("--attribute", text, "must be name=value")
+    try:
+        return name, float(value)
+    except ValueError:
+        return name, value
+
+
+def push_file(url: str, path: Path) -> None:
+    """Push every item of items.parquet, a few at a time."""
+    from training.data.catalogue import load_catalogue
+
+    directory = path if path.is_dir() else path.parent
+    if not path.is_dir() and path.name != "items.parquet":
+        raise InvalidInput("items", str(path), "must be items.parquet or the directory that holds it")
+    catalogue = load_catalogue(directory)
+    console = Console()
+
+    async def push_all(client: HttpClient) -> int:
+        free = asyncio.Semaphore(_CONCURRENT_PUSHES)
+        done = 0
+
+        async def push(row: int) -> None:
+            nonlocal done
+            async with free:
+                await client.push(catalogue.item(row))
+            done += 1
+            advance(done, len(catalogue))
+
+        await asyncio.gather(*(push(row) for row in range(len(catalogue))))
+        return done
+
+    with stage(console, f"Pushing {len(catalogue):,} items to {url}") as advance:
+        _ask(url, push_all)
+
+
+def print_status(url: str, item_id: str) -> None:
+    _print_status(_ask(url, lambda client: client.status(item_id)))
+
+
+def delete_item(url: str, item_id: str) -> None:
+    receipt = _ask(url, lambda client: client.delete(item_id))
+    print(f"deletion of {item_id} accepted, sequence {receipt.sequence}")
+
+
+def _print_status(status: ItemStatus) -> None:
+    print(json.dumps(asdict(status)))
+    if status.state == "dead":
+        raise NotFound("scoreable item", f"{status.item_id}: {status.reason}")

@@ -1,0 +1,189 @@
+"""Generations and the scenes that they serve: publish, list, activate, roll back.
+
+A scene's pointer is one small versioned JSON document. It moves by compare-and-set on its exact bytes,
+which hold a revision that only grows, so two writers never both believe that they were first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from redis.asyncio import Redis
+
+from contracts.bundle import open_bundle
+from contracts.errors import Conflict, InvalidInput, NotFound, SpaceMismatch, UnknownVersion, shown
+from contracts.items import check_item_id
+from contracts.manifest import Generation, canonical, parse_generation
+from contracts.ranker_spec import ranker_spec_from_json
+from param_server import keys
+from param_server.connection import redis_errors
+from param_server.scripts import Script
+from param_server.store import Store
+
+POINTER_VERSION = 1
+MAX_PREVIOUS = 10
+_ATTEMPTS = 16
+
+
+@dataclass(frozen=True)
+class ScenePointer:
+    """What a scene serves. revision: 1 at the first activation, +1 with each move; previous: earlier
+    generations, the latest first, at most MAX_PREVIOUS."""
+
+    generation_id: str
+    revision: int
+    previous: tuple[str, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        return canonical(
+            {
+                "version": POINTER_VERSION,
+                "generation_id": self.generation_id,
+                "revision": self.revision,
+                "previous": list(self.previous),
+            }
+        )
+
+
+def parse_pointer(data: bytes) -> ScenePointer:
+    """`ScenePointer.to_bytes()` back; UnknownVersion or InvalidInput otherwise."""
+    try:
+        document = json.loads(data)
+        version = document["version"]
+        if version != POINTER_VERSION:
+            raise UnknownVersion("scene pointer", version, POINTER_VERSION)
+        return ScenePointer(
+            str(document["generation_id"]),
+            int(document["revision"]),
+            tuple(str(g) for g in document["previous"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput("scene pointer", data, f"is malformed: {error!r}") from error
+
+
+class Generations:
+    """Generations on one server. Every method raises Unavailable where the server is gone."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._store = Store(redis)
+        self._swap = Script(redis, "swap_pointer")
+
+    async def publish(self, generation: Generation) -> str:
+        """Check that the parts belong together, then store the generation -> its id. Idempotent.
+
+        Opens the ranker's bundle (every digest is checked). Raises SpaceMismatch where the ranker, the
+        encoder or the table's header is of another space; NotFound where bundle or space is absent;
+        Conflict where the ID table is not ready or not the ranker's; BrokenBundle, UnknownVersion.
+        """
+        space, table = generation.space, generation.id_table
+        bundle = await asyncio.to_thread(open_bundle, generation.ranker_uri, generation.ranker_digest)
+        if bundle.manifest.kind != "ranker":
+            raise Conflict(f"bundle {generation.ranker_uri} is of kind {bundle.manifest.kind}, not ranker")
+        spec = ranker_spec_from_json(dict(bundle.manifest.content))
+        if spec.space != space:
+            raise SpaceMismatch(space.id, spec.space.id, f"ranker {bundle.digest[:12]}")
+        if generation.encoder_digest != space.encoder_digest:
+            raise SpaceMismatch(space.encoder_digest[:12], generation.encoder_digest[:12], "encoder digest")
+        needed = (spec.id_row_count, spec.id_codec, spec.schema.id_dim)
+        if needed != (table.rows, table.codec, table.dim):
+            raise Conflict(
+                f"ID table {table.name} has rows, codec, dim {(table.rows, table.codec, table.dim)}, "
+                f"the ranker needs {needed}"
+            )
+        stored = await self._store.space(space.id)
+        if stored != space:
+            raise SpaceMismatch(space.header().decode(), stored.header().decode(), "space header")
+        if not await self._store.id_table_ready(table):
+            raise Conflict(f"ID table {table.name} is not loaded and sealed")
+        async with redis_errors("publish a generation"):
+            await cast(
+                Any, self._redis.hset(cast(str, keys.generations()), generation.id, generation.to_bytes())
+            )
+        return generation.id
+
+    async def get(self, generation_id: str) -> Generation:
+        """A published generation; NotFound, UnknownVersion."""
+        async with redis_errors("read a generation"):
+            data = await cast(Any, self._redis.hget(cast(str, keys.generations()), generation_id))
+        if data is None:
+            raise NotFound("generation", generation_id)
+        return parse_generation(data)
+
+    async def list(self) -> builtins.list[Generation]:
+        """All published generations, oldest first."""
+        async with redis_errors("list generations"):
+            values = await cast(Any, self._redis.hvals(cast(str, keys.generations())))
+        return sorted((parse_generation(data) for data in values), key=lambda g: (g.created_ms, g.id))
+
+    async def scenes(self) -> dict[str, ScenePointer]:
+        """Every scene's pointer, by name."""
+        async with redis_errors("list scenes"):
+            found = await cast(Any, self._redis.hgetall(cast(str, keys.scenes())))
+        return {scene.decode(): parse_pointer(data) for scene, data in sorted(found.items())}
+
+    async def pointer(self, scene: str) -> ScenePointer | None:
+        """A scene's pointer; None where nothing was ever activated."""
+        return (await self._read(scene))[0]
+
+    async def activate(
+        self, scene: str, generation_id: str, *, expected_revision: int | None = None
+    ) -> ScenePointer:
+        """Point a scene at a published generation, atomically; what is active already is left as it is.
+
+        expected_revision: the revision that the caller saw (0: none yet); Conflict where it is another
+        by now. Raises NotFound where the generation is not published.
+        """
+
+        def move(current: ScenePointer | None) -> ScenePointer:
+            revision = current.revision if current else 0
+            if expected_revision is not None and revision != expected_revision:
+                raise Conflict(
+                    f"scene {shown(scene)} is at revision {revision}, expected {expected_revision}"
+                )
+            if current is None:
+                return ScenePointer(generation_id, 1)
+            if current.generation_id == generation_id:
+                return current
+            previous = (current.generation_id, *current.previous)[:MAX_PREVIOUS]
+            return ScenePointer(generation_id, revision + 1, previous)
+
+        return await self._move(scene, move)
+
+    async def roll_back(self, scene: str) -> ScenePointer:
+        """Point a scene at the generation before. NotFound where there is none."""
+
+        def move(current: ScenePointer | None) -> ScenePointer:
+            if current is None:
+                raise NotFound("scene", scene)
+            if not current.previous:
+                raise NotFound("earlier generation of scene", scene)
+            return ScenePointer(current.previous[0], current.revision + 1, current.previous[1:])
+
+        return await self._move(scene, move)
+
+    async def _read(self, scene: str) -> tuple[ScenePointer | None, bytes]:
+        check_item_id(scene, "scene")
+        async with redis_errors(f"read scene {shown(scene)}"):
+            data = await cast(Any, self._redis.hget(cast(str, keys.scenes()), scene))
+        return (None, b"") if data is None else (parse_pointer(data), data)
+
+    async def _move(self, scene: str, move: Callable[[ScenePointer | None], ScenePointer]) -> ScenePointer:
+        for _ in range(_ATTEMPTS):
+            current, read = await self._read(scene)
+            new = move(current)
+            async with redis_errors(f"move scene {shown(scene)}"):
+                (status,) = await self._swap(
+                    [keys.scenes(), keys.generations()],
+                    [scene.encode(), read, new.to_bytes(), new.generation_id.encode()],
+                )
+            if status == b"generation":
+                raise NotFound("generation", new.generation_id)
+            if status == b"ok":
+                return new
+        raise Conflict(f"scene {shown(scene)} was moved by others {_ATTEMPTS} times in a row")

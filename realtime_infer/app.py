@@ -1,0 +1,193 @@
+"""The write door and the encoder worker, wired on one screen; each is a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from redis.asyncio import Redis
+
+from contracts.errors import InvalidInput, RepcenterError
+from param_server.connection import connect
+from param_server.generations import Generations
+from param_server.settings import StoreSettings
+from param_server.store import Store
+from realtime_infer.encoder_source import EncoderSource
+from realtime_infer.health import add_health
+from realtime_infer.http_server import http_server
+from realtime_infer.ingest import Ingest
+from realtime_infer.metrics import DoorMetrics, WorkerMetrics
+from realtime_infer.problems import install_problems
+from realtime_infer.push_queue import PushQueue
+from realtime_infer.rest import create_app
+from realtime_infer.rpc import ItemsService, RpcDoor
+from realtime_infer.settings import EncoderSettings
+from realtime_infer.statuses import Statuses
+from realtime_infer.windows import Windows
+from realtime_infer.worker import Worker
+
+DOOR_HTTP_PORT, WORKER_HTTP_PORT = 8081, 9090
+_READY_S = 1.0
+
+
+@dataclass(frozen=True)
+class RunningDoor:
+    """An open write door. grpc_target: host:port."""
+
+    http_url: str
+    grpc_target: str
+
+
+@dataclass(frozen=True)
+class RunningWorker:
+    """A worker and where its health and metrics are. task: ends with the worker's error, if it has one."""
+
+    http_url: str
+    worker: Worker
+    task: asyncio.Task[None]
+
+
+@contextlib.asynccontextmanager
+async def open_door(settings: EncoderSettings, store_settings: StoreSettings) -> AsyncIterator[RunningDoor]:
+    """Open both doors; on leaving, finish what is in flight. Unavailable where a push could be lost."""
+    async with _clients(store_settings) as (table, stream), contextlib.AsyncExitStack() as closing:
+        metrics, ingest = DoorMetrics(), Ingest(stream, settings)
+        statuses = Statuses(ingest, Store(table), Generations(table), settings)
+        await ingest.check()
+        service = ItemsService(ingest, statuses, metrics)
+        rpc = RpcDoor(service, settings.host, settings.grpc_port, settings.max_body_bytes)
+        await rpc.start()
+        closing.push_async_callback(rpc.stop, settings.stop_s)
+        app = create_app(ingest, statuses, metrics, settings.max_body_bytes)
+        port = DOOR_HTTP_PORT if settings.http_port is None else settings.http_port
+        url = await closing.enter_async_context(http_server(app, settings.host, port, settings.stop_s))
+        closing.push_async_callback(_cancel, asyncio.create_task(_tell_health(ingest, rpc)))
+        yield RunningDoor(url, f"{settings.host}:{rpc.port}")
+
+
+@contextlib.asynccontextmanager
+async def open_worker(
+    settings: EncoderSettings, store_settings: StoreSettings
+) -> AsyncIterator[RunningWorker]:
+    """Start a worker; on leaving, it finishes the batch in hand."""
+    async with _clients(store_settings) as (table, stream):
+        metrics, store = WorkerMetrics(), Store(table)
+        source = EncoderSource(store, Generations(table), settings)
+        windows = Windows(store, stream, settings.max_windows)
+        worker = Worker(PushQueue(stream, settings), windows, source, settings, metrics)
+        app = FastAPI(title="Repcenter encoder worker", version="1", redirect_slashes=False)
+        install_problems(app)
+
+        async def check() -> None:
+            worker.check()
+
+        async def expose() -> bytes:
+            return metrics.expose()
+
+        add_health(app, check, expose)
+        port = WORKER_HTTP_PORT if settings.http_port is None else settings.http_port
+        async with http_server(app, settings.host, port, settings.stop_s) as url:
+            task = asyncio.create_task(worker.run())
+            try:
+                yield RunningWorker(url, worker, task)
+            finally:
+                worker.stop()
+                await task
+
+
+def run_door(settings: EncoderSettings | None = None, store_settings: StoreSettings | None = None) -> None:
+    """The door's process: prints `ready http=… grpc=…`, ends in good order on SIGTERM or SIGINT."""
+
+    async def serve() -> None:
+        stop = _on_signals(asyncio.Event())
+        async with open_door(settings or EncoderSettings(), store_settings or StoreSettings()) as door:
+            _on_signals(stop)  # uvicorn put its own handlers there
+            print(f"ready http={door.http_url} grpc={door.grpc_target}", flush=True)
+            await stop.wait()
+
+    logging.basicConfig(level=logging.INFO)
+    asyncio.run(serve())
+
+
+def run_worker(settings: EncoderSettings | None = None, store_settings: StoreSettings | None = None) -> None:
+    """The worker's process: prints `listening http=…`, and `ready http=…` once the encoder is proven.
+
+    SIGTERM or SIGINT: the batch in hand is finished first. Raises where the encoder broke.
+    """
+
+    async def serve() -> None:
+        stop = _on_signals(asyncio.Event())
+        async with open_worker(settings or EncoderSettings(), store_settings or StoreSettings()) as running:
+            _on_signals(stop)
+            print(f"listening http={running.http_url}", flush=True)
+            saying = asyncio.create_task(_say_ready(running))
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({stopping, running.task}, return_when=asyncio.FIRST_COMPLETED)
+            await _cancel(saying)
+            await _cancel(stopping)
+
+    logging.basicConfig(level=logging.INFO)
+    asyncio.run(serve())
+
+
+def door_main() -> None:
+    """`repcenter door`: settings from the environment."""
+    run_door()
+
+
+def worker_main() -> None:
+    """`repcenter worker`: settings from the environment."""
+    run_worker()
+
+
+@contextlib.asynccontextmanager
+async def _clients(settings: StoreSettings) -> AsyncIterator[tuple[Redis, Redis]]:
+    """Clients of the table's and of the stream's server; one and the same where they share it."""
+    if settings.redis_url is None:
+        raise InvalidInput("redis_url", None, "doors and workers share a store: set REPCENTER_REDIS_URL")
+    async with contextlib.AsyncExitStack() as closing:
+        table = connect(settings.redis_url, settings)
+        closing.push_async_callback(table.aclose)
+        stream = table
+        if settings.stream_url is not None:
+            stream = connect(settings.stream_url, settings)
+            closing.push_async_callback(stream.aclose)
+        yield table, stream
+
+
+async def _tell_health(ingest: Ingest, rpc: RpcDoor) -> None:
+    while True:
+        try:
+            await ingest.check()
+        except RepcenterError:
+            await rpc.tell(False)
+        else:
+            await rpc.tell(True)
+        await asyncio.sleep(_READY_S)
+
+
+async def _say_ready(running: RunningWorker) -> None:
+    while True:
+        with contextlib.suppress(RepcenterError):
+            running.worker.check()
+            print(f"ready http={running.http_url}", flush=True)
+            return
+        await asyncio.sleep(0.05)
+
+
+def _on_signals(stop: asyncio.Event) -> asyncio.Event:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _cancel(task: asyncio.Task[None] | asyncio.Task[bool]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,163 @@
+"""The whole catalogue through the same Encoder as live pushes, into the serving and the offline table.
+
+Every row carries the run's watermark as its sequence, so a live push accepted after it wins, whichever is
+committed first. A run that was interrupted goes on where it stopped, with its own watermark.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from redis.asyncio import Redis
+
+from contracts.errors import Conflict, InvalidInput, RepcenterError
+from contracts.items import Item, check_item
+from contracts.window import Window
+from param_server.offline import OfflineTable
+from param_server.store import MAX_WINDOW, Store
+from realtime_infer.backfill_ledger import BackfillLedger, Done, batch_digest
+from realtime_infer.encoder import Encoder
+from realtime_infer.ingest import Ingest
+from realtime_infer.isolate import encode_isolated
+from realtime_infer.settings import EncoderSettings
+from realtime_infer.windows import Windows
+
+MAX_FAILURES = 1_000
+
+
+@dataclass
+class BackfillReport:
+    """items: seen; committed: written by this run; skipped: in both tables already; superseded: lost to a
+    newer push; failed: could not be encoded. failures: (item id, reason) of the first MAX_FAILURES."""
+
+    space_id: str
+    watermark: int
+    items: int = 0
+    committed: int = 0
+    skipped: int = 0
+    superseded: int = 0
+    failed: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def _fail(self, item_id: str, error: RepcenterError) -> None:
+        self.failed += 1
+        if len(self.failures) < MAX_FAILURES:
+            self.failures.append((item_id, str(error)))
+
+
+async def backfill(
+    items: Iterable[Item],
+    encoder: Encoder,
+    store: Store,
+    stream: Redis,
+    offline_root: str,
+    *,
+    batch_size: int = 128,
+    resume: bool = True,
+    progress: Callable[[BackfillReport], None] | None = None,
+    settings: EncoderSettings | None = None,
+) -> BackfillReport:
+    """Encode items (any iterable, read in a thread, batch by batch) into the encoder's space.
+
+    stream: a client of the push stream's server, for the watermark and the window messages.
+    offline_root: root of the offline table. progress: called after each batch. resume: pass over batches
+    that are in both tables with the same content; False writes everything again with a new watermark.
+    Items that fail are reported, never raised. Raises Unavailable (run again: it resumes), Conflict where
+    the catalogue or batch_size differs from the interrupted run's.
+    """
+    if not 1 <= batch_size <= MAX_WINDOW:
+        raise InvalidInput("batch_size", batch_size, f"must be 1 to {MAX_WINDOW}")
+    settings = settings or EncoderSettings()
+    run = _Run(encoder, store, Windows(store, stream, settings.max_windows), offline_root)
+    began = time.perf_counter()
+    await store.create_space(encoder.space)
+    done = await asyncio.to_thread(run.ledger.read)
+    if resume and done.unfinished is not None:
+        watermark = done.unfinished
+    else:
+        watermark = await Ingest(stream, settings).watermark(at_least=done.newest)
+        await asyncio.to_thread(run.ledger.begin, watermark)
+    report = BackfillReport(encoder.space.id, watermark)
+    source, number = iter(items), 0
+    while batch := await asyncio.to_thread(_take, source, batch_size, report):
+        digest = await asyncio.to_thread(batch_digest, batch)
+        report.items += len(batch)
+        if resume and await run.is_done(done, watermark, number, digest, batch):
+            report.skipped += len(batch)
+        else:
+            await run.write(batch, report)
+            await asyncio.to_thread(run.ledger.done, watermark, number, digest)
+        number += 1
+        report.seconds = time.perf_counter() - began
+        if progress is not None:
+            progress(report)
+    await asyncio.to_thread(run.ledger.finish, watermark)
+    return report
+
+
+class _Run:
+    """Where one backfill reads and writes."""
+
+    def __init__(self, encoder: Encoder, store: Store, windows: Windows, offline_root: str) -> None:
+        self._encoder = encoder
+        self._store = store
+        self._windows = windows
+        self._offline = OfflineTable(offline_root)
+        self.ledger = BackfillLedger(offline_root, encoder.space.id)
+
+    async def is_done(
+        self, done: Done, watermark: int, number: int, digest: str, batch: Sequence[Item]
+    ) -> bool:
+        """Whether both tables hold the batch: the ledger for the offline one, a look into the other."""
+        known = done.batches.get(number)
+        if known is None:
+            return False
+        if known.digest != digest:
+            if known.watermark == watermark:
+                raise Conflict(
+                    f"batch {number} differs from the interrupted backfill's: the catalogue or the batch size "
+                    "has changed; start a new one (resume=False)"
+                )
+            return False
+        stored = await self._store.sequences(self._encoder.space, [item.item_id for item in batch])
+        return bool((stored >= known.watermark).all())
+
+    async def write(self, batch: Sequence[Item], report: BackfillReport) -> None:
+        """Serving table, window message, offline table: in this order, each idempotent."""
+        sequences = np.full(len(batch), report.watermark, dtype=np.uint64)
+        good, rows, failures = await asyncio.to_thread(encode_isolated, self._encoder, batch, sequences)
+        for i, error in sorted(failures.items()):
+            report._fail(batch[i].item_id, error)
+        ids = [batch[i].item_id for i in good.tolist()]
+        if not ids:
+            return
+        window = Window(self._encoder.space, ids, rows, time.time_ns() // 1_000_000)
+        held = await self._windows.commit(window)
+        report.committed += len(held.item_ids)
+        report.superseded += len(ids) - len(held.item_ids)
+        await self._windows.announce(held)
+        if held.item_ids:
+            name = f"backfill-{report.watermark:020d}"
+            await asyncio.to_thread(self._offline.append, held, name)
+
+
+def _take(source: Iterator[Item], count: int, report: BackfillReport) -> list[Item]:
+    """The next `count` usable items; an id that cannot be used or comes twice is a failure at once."""
+    batch: dict[str, Item] = {}
+    for item in source:
+        try:
+            if check_item(item).item_id in batch:
+                raise InvalidInput("item_id", item.item_id, "comes twice in one batch")
+        except RepcenterError as error:
+            report.items += 1
+            report._fail(str(item.item_id), error)
+            continue
+        batch[item.item_id] = item
+        if len(batch) == count:
+            break
+    return list(batch.values())

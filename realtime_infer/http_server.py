@@ -1,0 +1,48 @@
+"""One ASGI app on one port, for as long as a context lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from contracts.errors import InvalidInput
+
+
+@contextlib.asynccontextmanager
+async def http_server(app: FastAPI, host: str, port: int, stop_s: float) -> AsyncIterator[str]:
+    """Serve -> the URL; port 0 takes a free one. On leaving, requests in flight have stop_s to end."""
+    listener = _listen(host, port)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=max(1, round(stop_s)),
+        )
+    )
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        while not server.started:
+            await asyncio.sleep(0.005)
+        yield f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise InvalidInput("http_port", port, f"cannot listen on {host}: {error}") from error
+    return listener

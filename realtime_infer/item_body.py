@@ -1,0 +1,90 @@
+"""The JSON of a push <-> an Item. Everything else about an item is checked by contracts.items."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
+
+from contracts.errors import InvalidInput, TooLarge
+from contracts.images import MAX_IMAGE_BYTES
+from contracts.items import MAX_ID_BYTES, Item
+
+_TITLE = "title"
+_BLANKS = {ord(c): None for c in " \t\r\n"}
+EXAMPLE: dict[str, JsonValue] = {
+    "item_id": "heat-1995",
+    "title": "Heat",
+    "text": {"plot": "A master thief and a detective hunt each other."},
+    "attributes": {"genres": ["Crime", "Drama"], "year": 1995},
+    "image": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAE"
+    "AAH2FzhVAAAAAElFTkSuQmCC",
+}
+
+Attribute = Annotated[
+    Any,
+    WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "array", "items": {"type": "string"}}]}
+    ),
+]
+
+
+class ItemBody(BaseModel):
+    """A new or changed item. It needs a picture or a text that is not blank."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": EXAMPLE})
+
+    item_id: str = Field(description=f"A string of at most {MAX_ID_BYTES} bytes of UTF-8; any characters.")
+    title: str | None = Field(None, description="Short for text.title.")
+    text: dict[str, str] = Field({}, description="The fields of the encoder's text template, by name.")
+    attributes: dict[str, Attribute] = Field(
+        {}, description='Categorical (a string, split at "|", or a list) and numeric attributes, by name.'
+    )
+    image: str | None = Field(
+        None, description="The picture (JPEG, PNG, WebP, GIF, BMP, TIFF) in base64, or as a data URI of it."
+    )
+
+    def item(self) -> Item:
+        """Raises InvalidInput or TooLarge."""
+        text = dict(self.text)
+        if self.title is not None and text.setdefault(_TITLE, self.title) != self.title:
+            raise InvalidInput(_TITLE, self.title, "differs from text.title")
+        return Item(
+            self.item_id, text, self.attributes, None if self.image is None else decode_base64(self.image)
+        )
+
+
+class ReceiptBody(BaseModel):
+    """The push is on disk."""
+
+    item_id: str
+    sequence: int = Field(description="Newer pushes of the same item have larger numbers; the newest wins.")
+    status_url: str = Field(description="Where the item's way to the table can be followed.")
+
+
+class StatusBody(BaseModel):
+    """Where the item's newest push is."""
+
+    item_id: str
+    state: str = Field(description="queued, encoding, scoreable, deleted or dead.")
+    sequence: int = Field(description="Of the newest push, or of the record where no push is remembered.")
+    reason: str | None = Field(description="Why, where the state is dead.")
+    updated_ms: int | None = Field(description="Milliseconds since the epoch; null where not remembered.")
+
+
+def decode_base64(image: str) -> bytes:
+    """Base64 or a data URI -> the picture's bytes. Raises InvalidInput or TooLarge, both name `image`."""
+    encoded = image
+    if image.startswith("data:"):
+        head, comma, encoded = image.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise InvalidInput("image", image[:64], "must be a data URI in base64")
+    encoded = encoded.translate(_BLANKS)
+    if len(encoded) // 4 * 3 > MAX_IMAGE_BYTES + 3:
+        raise TooLarge("image", len(encoded) // 4 * 3, MAX_IMAGE_BYTES, "bytes")
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput("image", image[:64], "is neither base64 nor a data URI in base64") from error

@@ -1,0 +1,138 @@
+"""Prometheus metrics of the write door and of the worker, each in its own registry. No label is an id."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from contracts.errors import InvalidInput, RepcenterError
+from realtime_infer.ingest import Backlog
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+Operation = Literal["push", "delete"]
+Stage = Literal["encode", "commit", "announce", "settle"]
+
+
+class DoorMetrics:
+    """One per write door."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._accepts = Counter(
+            "repcenter_push_total",
+            "Pushes and deletions by operation, door and outcome (accepted, or the error's code).",
+            ["operation", "door", "outcome"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "repcenter_push_duration_seconds",
+            "From the parsed request to the receipt, fsync included.",
+            registry=self.registry,
+            buckets=_BUCKETS_S,
+        )
+        self._entries = Gauge(
+            "repcenter_backlog_entries", "Accepted pushes without an end.", registry=self.registry
+        )
+        self._bytes = Gauge(
+            "repcenter_backlog_bytes", "Payload bytes of the backlog.", registry=self.registry
+        )
+
+    @contextmanager
+    def accept(
+        self,
+        operation: Operation,
+        door: Literal["http", "grpc"],
+        malformed: tuple[type[Exception], ...] = (),
+    ) -> Iterator[None]:
+        """Time and count one push or deletion, whatever comes of it. malformed: count as "invalid"."""
+        began, outcome = time.perf_counter(), "internal"
+        try:
+            yield
+            outcome = "accepted"
+        except RepcenterError as error:
+            outcome = error.code
+            raise
+        except malformed:
+            outcome = InvalidInput.code
+            raise
+        finally:
+            self._accepts.labels(operation, door, outcome).inc()
+            self._seconds.observe(time.perf_counter() - began)
+
+    def expose(self, backlog: Backlog | None) -> bytes:
+        """The Prometheus text format; backlog: None where the stream does not answer (then NaN)."""
+        self._entries.set(backlog.entries if backlog else float("nan"))
+        self._bytes.set(backlog.payload_bytes if backlog else float("nan"))
+        return generate_latest(self.registry)
+
+
+class WorkerMetrics:
+    """One per worker."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.ready = Gauge(
+            "repcenter_worker_ready",
+            "1 while the encoder's golden replay has passed and the stream is readable.",
+            registry=self.registry,
+        )
+        self._batch = Histogram(
+            "repcenter_batch_entries",
+            "Entries per micro-batch.",
+            registry=self.registry,
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096),
+        )
+        self._stages = Histogram(
+            "repcenter_worker_stage_seconds",
+            "Time of a micro-batch by stage.",
+            ["stage"],
+            registry=self.registry,
+            buckets=_BUCKETS_S,
+        )
+        self._settled = Counter(
+            "repcenter_settled_total",
+            "Pushes that came to an end, by state and error code.",
+            ["state", "code"],
+            registry=self.registry,
+        )
+        self._freshness = Histogram(
+            "repcenter_push_to_scoreable_seconds",
+            "From the acceptance by the stream's server to the record in the table.",
+            registry=self.registry,
+            buckets=_BUCKETS_S,
+        )
+        self.reclaimed = Counter(
+            "repcenter_reclaimed_total",
+            "Entries taken over from a worker that held them too long.",
+            registry=self.registry,
+        )
+        self.retries = Counter(
+            "repcenter_worker_retries_total", "Steps tried again after an error.", registry=self.registry
+        )
+
+    def batch(self, entries: int) -> None:
+        self._batch.observe(entries)
+
+    @contextmanager
+    def stage(self, stage: Stage) -> Iterator[None]:
+        """Time one stage of a batch."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stages.labels(stage).observe(time.perf_counter() - began)
+
+    def settled(self, state: str, code: str, pushed_ms: int) -> None:
+        """One push came to its end now."""
+        self._settled.labels(state, code).inc()
+        if state == "scoreable":
+            self._freshness.observe(max(0.0, time.time() - pushed_ms / 1000))
+
+    def expose(self) -> bytes:
+        """The Prometheus text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,87 @@
+"""Every error of the HTTP write door as RFC 9457 problem+json; contracts.problem owns the table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from contracts.errors import RepcenterError
+from contracts.problem import MEDIA_TYPE, STATUSES, problem, retry_after_s, validation_problem
+
+
+class Problem(BaseModel):
+    """RFC 9457. errors: the fields that cannot be used, each with field, value and reason."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[dict[str, Any]] = []
+
+
+def problem_responses(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's responses for these error codes."""
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    return {STATUSES[code][0]: {"description": STATUSES[code][2], "content": content} for code in codes}
+
+
+def install_problems(app: FastAPI) -> None:
+    """Answer every error of this app with a problem."""
+    app.add_exception_handler(RepcenterError, _repcenter_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _our_error)
+
+
+def _answer(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    return Response(
+        orjson.dumps(body), status_code=body["status"], media_type=MEDIA_TYPE, headers=dict(headers or {})
+    )
+
+
+async def _repcenter_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RepcenterError)
+    wait_s = retry_after_s(error)
+    headers = {} if wait_s is None else {"Retry-After": str(max(1, math.ceil(wait_s)))}
+    return _answer(problem(error, request.url.path), headers)
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return _answer(validation_problem(error.errors(), request.url.path))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Routing's own errors (404, 405, 415): no code of ours, so the status explains itself."""
+    assert isinstance(error, HTTPException)
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(error.status_code).phrase,
+        "status": error.status_code,
+        "detail": f"{request.method} {request.url.path}: {error.detail}",
+        "instance": request.url.path,
+    }
+    return _answer(body, error.headers)
+
+
+async def _our_error(request: Request, error: Exception) -> Response:
+    """The server logs the trace; the answer tells nothing of our insides."""
+    status, _, title = STATUSES["internal"]
+    return _answer(
+        {
+            "type": "urn:repcenter:problem:internal",
+            "title": title,
+            "status": status,
+            "detail": "the write door's log says more",
+            "instance": request.url.path,
+        }
+    )

@@ -1,0 +1,152 @@
+"""The HTTP write door. It only translates: bytes -> Ingest or Statuses -> bytes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import quote, unquote_to_bytes
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from contracts.errors import InvalidInput, RepcenterError, TooLarge
+from realtime_infer.health import add_health
+from realtime_infer.ingest import Ingest
+from realtime_infer.item_body import EXAMPLE, ItemBody, ReceiptBody, StatusBody
+from realtime_infer.metrics import DoorMetrics
+from realtime_infer.problems import install_problems, problem_responses
+from realtime_infer.push_status import PushStatus, Receipt
+from realtime_infer.statuses import MAX_WAIT_MS, Statuses
+
+_JSON = "application/json"
+_WRITE_ERRORS = ("invalid", "too_large", "overloaded", "unavailable")
+_ITEMS = "/v1/items"
+
+
+def create_app(ingest: Ingest, statuses: Statuses, metrics: DoorMetrics, max_body_bytes: int) -> FastAPI:
+    """The door's ASGI app."""
+    app = FastAPI(
+        title="Repcenter write door",
+        version="1",
+        description="Items in. A pushed item is scoreable as soon as its status says so; 202 means on disk.",
+        separate_input_output_schemas=False,
+        redirect_slashes=False,
+    )
+    install_problems(app)
+
+    @app.post(
+        _ITEMS,
+        status_code=202,
+        tags=["items"],
+        summary="Push a new or changed item",
+        response_model=ReceiptBody,
+        responses=problem_responses(*_WRITE_ERRORS),
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {_JSON: {"schema": ItemBody.model_json_schema(), "example": EXAMPLE}},
+            }
+        },
+    )
+    async def push(request: Request, response: Response) -> ReceiptBody:
+        """The receipt is given once the push is on disk. Of several pushes of one item the newest wins."""
+        with metrics.accept("push", "http", (RequestValidationError, HTTPException)):
+            item = _parse(await _read_body(request, max_body_bytes)).item()
+            return _receipt(await ingest.push(item), response)
+
+    @app.get(
+        f"{_ITEMS}/{{item_id:path}}",
+        tags=["items"],
+        summary="Where an item is on its way to the table",
+        response_model=StatusBody,
+        responses=problem_responses("invalid", "not_found", "overloaded", "unavailable"),
+    )
+    async def status(
+        request: Request,
+        item_id: str,
+        wait_ms: Annotated[
+            int, Query(ge=0, le=MAX_WAIT_MS, description="Wait up to this long for a final state.")
+        ] = 0,
+    ) -> StatusBody:
+        _check_path(request)
+        return _status(await statuses.get(item_id, wait_ms))
+
+    @app.delete(
+        f"{_ITEMS}/{{item_id:path}}",
+        status_code=202,
+        tags=["items"],
+        summary="Delete an item",
+        response_model=ReceiptBody,
+        responses=problem_responses(*_WRITE_ERRORS),
+    )
+    async def delete(request: Request, item_id: str, response: Response) -> ReceiptBody:
+        """The receipt is given once the deletion is on disk. Deleting an unknown item is no error."""
+        with metrics.accept("delete", "http"):
+            _check_path(request)
+            return _receipt(await ingest.delete(item_id), response)
+
+    async def expose() -> bytes:
+        try:
+            return metrics.expose(await ingest.backlog())
+        except RepcenterError:
+            return metrics.expose(None)
+
+    add_health(app, ingest.check, expose)
+    return app
+
+
+def item_url(item_id: str) -> str:
+    """The path of an item's status; "." and ".." are escaped too, since clients would drop them."""
+    escaped = quote(item_id, safe="")
+    return f"{_ITEMS}/{escaped.replace('.', '%2E') if item_id in ('.', '..') else escaped}"
+
+
+def _receipt(receipt: Receipt, response: Response) -> ReceiptBody:
+    url = item_url(receipt.item_id)
+    response.headers["Location"] = url
+    return ReceiptBody(item_id=receipt.item_id, sequence=receipt.sequence, status_url=url)
+
+
+def _status(status: PushStatus) -> StatusBody:
+    return StatusBody(
+        item_id=status.item_id,
+        state=status.state.value,
+        sequence=status.sequence,
+        reason=status.reason or None,
+        updated_ms=status.updated_ms or None,
+    )
+
+
+def _parse(body: bytes) -> ItemBody:
+    try:
+        return ItemBody.model_validate_json(body)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_context=False)) from error
+
+
+def _check_path(request: Request) -> None:
+    """Refuse a path whose escapes are not UTF-8: its replacement characters would name another item."""
+    raw = request.scope.get("raw_path", b"")
+    try:
+        unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput("item_id", raw.decode("latin-1"), "is not UTF-8") from error
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """The body, or TooLarge: by its declared length before a byte is read, by count where none is given."""
+    kind = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
+    if kind != _JSON:
+        raise HTTPException(415, f"content type {kind[:64]!r} is not {_JSON}")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLarge("body", int(declared), limit, "bytes")
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge("body", size, limit, "bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)

@@ -1,0 +1,201 @@
+"""The micro-batch loop: read, encode, commit, announce, settle; in that order, so nothing is lost.
+
+Entries that another worker (or an earlier life of this one) left behind are done one at a time: if one of
+them kills the process again, only its own count of deliveries grows, and at the limit it alone goes to the
+dead letters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from contracts.codec import tombstones
+from contracts.errors import DeadlineExceeded, RepcenterError, Unavailable
+from contracts.window import Window
+from realtime_infer.encoder import Encoder
+from realtime_infer.encoder_source import EncoderSource
+from realtime_infer.isolate import encode_isolated
+from realtime_infer.metrics import WorkerMetrics
+from realtime_infer.push_entry import PushEntry, decode_entry
+from realtime_infer.push_queue import Delivery, PushQueue, Settlement
+from realtime_infer.push_status import PushState
+from realtime_infer.settings import EncoderSettings
+from realtime_infer.windows import Windows
+
+log = logging.getLogger(__name__)
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The worker was told to stop while a server was gone; what it held stays in the stream."""
+
+
+class GaveUp(RepcenterError):
+    """An entry was delivered too often without an end."""
+
+    code = "internal"
+
+
+class Worker:
+    """One consumer of the push stream."""
+
+    def __init__(
+        self,
+        queue: PushQueue,
+        windows: Windows,
+        source: EncoderSource,
+        settings: EncoderSettings,
+        metrics: WorkerMetrics,
+    ) -> None:
+        self._queue = queue
+        self._windows = windows
+        self._source = source
+        self._settings = settings
+        self._metrics = metrics
+        self._stop = asyncio.Event()
+        self._not_ready: RepcenterError = Unavailable("the worker is starting")
+        self._ready = self._opened = False
+        self._next_reclaim = 0.0
+
+    def check(self) -> None:
+        """Nothing while the encoder's golden replay has passed and the stream answers, else Unavailable."""
+        if not self._ready:
+            raise Unavailable(str(self._not_ready))
+
+    def stop(self) -> None:
+        """Finish the batch in hand, then end."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Work until stop(). Raises BrokenBundle where the encoder no longer matches its golden outputs."""
+        try:
+            await self._patiently(self._source.current)
+            self._opened = True
+            await self._patiently(self._queue.open)
+            await self._take_over(0, own=True)
+            while not self._stop.is_set():
+                if time.monotonic() >= self._next_reclaim:
+                    await self._take_over(self._settings.reclaim_idle_ms)
+                    self._next_reclaim = time.monotonic() + self._settings.reclaim_idle_ms / 4000
+                batch = await self._patiently(self._read)
+                if batch:
+                    await self._work(batch)
+        except Stopped:
+            log.warning("stopped while a server was gone; the batch in hand stays in the stream")
+        finally:
+            self._say(False, Unavailable("the worker has stopped"))
+
+    async def _read(self) -> list[Delivery]:
+        try:
+            return await self._queue.read()
+        except Unavailable:
+            await self._queue.open()  # a server that lost its data has lost the group too
+            raise
+
+    async def _take_over(self, min_idle_ms: int, *, own: bool = False) -> None:
+        """Every entry left behind, one at a time."""
+        while not self._stop.is_set():
+            left = await self._patiently(lambda: self._queue.abandoned(min_idle_ms, own=own))
+            for entry_id, deliveries in left:
+                if self._stop.is_set():
+                    return
+                await self._take_over_one(entry_id, deliveries, min_idle_ms)
+            if not left:
+                return
+
+    async def _take_over_one(self, entry_id: bytes, deliveries: int, min_idle_ms: int) -> None:
+        delivery = await self._patiently(lambda: self._queue.claim(entry_id, deliveries, min_idle_ms))
+        if delivery is None:
+            return
+        self._metrics.reclaimed.inc()
+        if delivery.deliveries > self._settings.max_deliveries:
+            error = GaveUp(f"delivered {deliveries} times without an end: it may kill whoever encodes it")
+            await self._settle([Settlement(delivery, PushState.DEAD, error)])
+        else:
+            await self._work([delivery])
+
+    async def _work(self, batch: Sequence[Delivery]) -> None:
+        self._metrics.batch(len(batch))
+        encoder = await self._patiently(self._source.current)
+        await self._patiently(lambda: self._queue.encoding(batch))
+        with self._metrics.stage("encode"):
+            window, ends = await asyncio.to_thread(_encode_batch, encoder, batch)
+        if window.item_ids:
+            with self._metrics.stage("commit"):
+                held = await self._patiently(lambda: self._windows.commit(window))
+            with self._metrics.stage("announce"):
+                await self._patiently(lambda: self._windows.announce(held))
+        await self._settle(ends)
+
+    async def _settle(self, ends: Sequence[Settlement]) -> None:
+        with self._metrics.stage("settle"):
+            await self._patiently(lambda: self._queue.settle(ends))
+        for end in ends:
+            self._metrics.settled(end.state, end.error.code if end.error else "", end.delivery.pushed_ms)
+            if end.state is PushState.DEAD:
+                log.warning("dead letter %s: %s", end.delivery.entry_id.decode(), end.error)
+
+    async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T:
+        """A step, again and again while a server is gone; every step is idempotent. Stopped on stop()."""
+        pause = _FIRST_PAUSE_S
+        while True:
+            try:
+                result = await step()
+            except (Unavailable, DeadlineExceeded) as error:
+                log.warning("waiting: %s", error)
+                self._metrics.retries.inc()
+                self._say(False, error)
+            else:
+                self._say(self._opened)
+                return result
+            try:
+                await asyncio.wait_for(self._stop.wait(), pause)
+            except TimeoutError:
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
+            else:
+                raise Stopped
+
+    def _say(self, ready: bool, why: RepcenterError | None = None) -> None:
+        self._ready = ready
+        self._not_ready = why or self._not_ready
+        self._metrics.ready.set(ready)
+
+
+def _encode_batch(encoder: Encoder, batch: Sequence[Delivery]) -> tuple[Window, list[Settlement]]:
+    """Entries -> the window to commit and how each entry ends once it is. Runs in a thread.
+
+    Everything is encoded before the newest of each item is chosen, so a poison push does not take an
+    older good one of the same batch with it: the outcome is the same as one by one.
+    """
+    ends: list[Settlement] = []
+    pushes: list[tuple[Delivery, PushEntry]] = []
+    deletes: list[tuple[Delivery, PushEntry]] = []
+    for delivery in batch:
+        try:
+            entry = decode_entry(delivery.fields)
+        except RepcenterError as error:
+            ends.append(Settlement(delivery, PushState.DEAD, error))
+            continue
+        (deletes if entry.item is None else pushes).append((delivery, entry))
+    items = [entry.item for _, entry in pushes if entry.item is not None]
+    sequences = np.array([entry.sequence for _, entry in pushes], dtype=np.uint64)
+    good, rows, failures = encode_isolated(encoder, items, sequences)
+    ends += [Settlement(pushes[i][0], PushState.DEAD, error) for i, error in failures.items()]
+    ends += [Settlement(pushes[i][0], PushState.SCOREABLE) for i in good.tolist()]
+    ends += [Settlement(delivery, PushState.DELETED) for delivery, _ in deletes]
+    gone = np.array([entry.sequence for _, entry in deletes], dtype=np.uint64)
+    records = np.concatenate([rows, tombstones(encoder.space.dtype, gone)])
+    ids = [pushes[i][1].item_id for i in good.tolist()] + [entry.item_id for _, entry in deletes]
+    newest: dict[str, int] = {}
+    for position in np.argsort(records["sequence"], kind="stable").tolist():
+        newest[ids[position]] = position
+    kept = sorted(newest.values())
+    window = Window(encoder.space, [ids[i] for i in kept], records[kept], time.time_ns() // 1_000_000)
+    return window, ends

@@ -1,0 +1,178 @@
+"""Bad input names the field and the value over both doors, and never takes a neighbour down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from contracts.errors import InvalidInput, RepcenterError, TooLarge
+from contracts.features import Behaviour, ScoreRequest
+from serving.app import RunningScorer
+from serving.client import GrpcClient, HttpClient
+
+BAD_JSON: dict[str, tuple[bytes | dict[str, Any], int, str, str]] = {
+    # name: body, status, field, part of the value or reason
+    "not json": (b"{", 422, "body", "Invalid JSON"),
+    "not utf-8": (b'{"candidates": ["\xff"]}', 422, "candidates[0]", "unicode"),
+    "empty": (b"", 422, "body", "Invalid JSON"),
+    "an array": (b"[]", 422, "body", "[]"),
+    "deep": (b"[" * 10_000, 422, "body", "recursion"),
+    "no candidates": ({}, 422, "candidates", "required"),
+    "candidates null": ({"candidates": None}, 422, "candidates", "None"),
+    "candidates text": ({"candidates": "item-1"}, 422, "candidates", "item-1"),
+    "candidate number": ({"candidates": ["a", 7]}, 422, "candidates[1]", "7"),
+    "candidate object": ({"candidates": [{"id": "a"}]}, 422, "candidates[0]", "{'id': 'a'}"),
+    "candidate empty": ({"candidates": ["a", ""]}, 422, "candidates[1]", "''"),
+    "candidate surrogate": (b'{"candidates": ["\\ud800"]}', 422, "body", "Invalid JSON"),
+    "candidate long": ({"candidates": ["x" * 257]}, 413, "candidates[0]", "257"),
+    "candidate long in bytes": ({"candidates": ["映" * 86]}, 413, "candidates[0]", "258"),
+    "too many candidates": ({"candidates": ["a"] * 2001}, 413, "candidates", "2001"),
+    "too many behaviours": (
+        {"candidates": [], "behaviours": [{"item_id": "a"}] * 1001},
+        413,
+        "behaviours",
+        "1001",
+    ),
+    "behaviour text": ({"candidates": [], "behaviours": ["a"]}, 422, "behaviours[0]", "'a'"),
+    "behaviour nameless": ({"candidates": [], "behaviours": [{}]}, 422, "behaviours[0].item_id", "required"),
+    "behaviour extra": (
+        {"candidates": [], "behaviours": [{"item_id": "a", "weight": 2}]},
+        422,
+        "behaviours[0].weight",
+        "2",
+    ),
+    "timestamp NaN": (
+        b'{"candidates": [], "behaviours": [{"item_id": "a", "timestamp_ms": NaN}]}',
+        422,
+        "behaviours[0].timestamp_ms",
+        "nan",
+    ),
+    "timestamp float": (
+        {"candidates": [], "behaviours": [{"item_id": "a", "timestamp_ms": 1.5}]},
+        422,
+        "behaviours[0].timestamp_ms",
+        "1.5",
+    ),
+    "timestamp bool": (
+        {"candidates": [], "behaviours": [{"item_id": "a", "timestamp_ms": True}]},
+        422,
+        "behaviours[0].timestamp_ms",
+        "True",
+    ),
+    "timestamp negative": (
+        {"candidates": [], "behaviours": [{"item_id": "a", "timestamp_ms": -1}]},
+        422,
+        "behaviours[0].timestamp_ms",
+        "-1",
+    ),
+    "timestamp huge": (
+        b'{"candidates": [], "behaviours": [{"item_id": "a", "timestamp_ms": ' + b"9" * 40 + b"}]}",
+        422,
+        "behaviours[0].timestamp_ms",
+        "9999",
+    ),
+    "timestamps go back": (
+        {
+            "candidates": [],
+            "behaviours": [{"item_id": "a", "timestamp_ms": 5}, {"item_id": "b", "timestamp_ms": 4}],
+        },
+        422,
+        "behaviours[1].timestamp_ms",
+        "4",
+    ),
+    "scene empty": ({"candidates": [], "scene": ""}, 422, "scene", "''"),
+    "scene number": ({"candidates": [], "scene": 3}, 422, "scene", "3"),
+    "user empty": ({"candidates": [], "user_id": ""}, 422, "user_id", "''"),
+    "deadline zero": ({"candidates": [], "deadline_ms": 0}, 422, "deadline_ms", "0"),
+    "deadline NaN": (b'{"candidates": [], "deadline_ms": NaN}', 422, "deadline_ms", "nan"),
+    "deadline endless": ({"candidates": [], "deadline_ms": 1e12}, 422, "deadline_ms", "1000000000000"),
+    "top_k zero": ({"candidates": [], "top_k": 0}, 422, "top_k", "0"),
+    "unknown field": ({"candidates": [], "candidate": ["a"]}, 422, "candidate", "['a']"),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD_JSON))
+async def test_http_names_field_and_value(running: RunningScorer, name: str) -> None:
+    body, status, field, told = BAD_JSON[name]
+    async with httpx.AsyncClient(base_url=running.http_url) as http:
+        answer = await http.post("/v1/score", content=body if isinstance(body, bytes) else orjson.dumps(body))
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "application/problem+json"
+        problem = answer.json()
+        assert problem["status"] == status
+        assert problem["instance"] == "/v1/score"
+        first = problem["errors"][0]
+        assert first["field"] == field
+        assert told in f"{first['value']} {first['reason']}"
+        assert len(answer.content) < 8_192
+        neighbour = await http.post("/v1/score", json={"candidates": ["item-1"]})
+        assert neighbour.json()["statuses"] == ["ok"]
+
+
+BAD_REQUESTS: dict[str, tuple[ScoreRequest, type[RepcenterError], str]] = {
+    "candidate empty": (ScoreRequest(["a", ""]), InvalidInput, "candidates[1]"),
+    "candidate long": (ScoreRequest(["x" * 257]), TooLarge, "candidates[0]"),
+    "too many candidates": (ScoreRequest(["a"] * 2001), TooLarge, "candidates"),
+    "behaviour empty": (ScoreRequest([], [Behaviour("")]), InvalidInput, "behaviours[0].item_id"),
+    "timestamp negative": (
+        ScoreRequest([], [Behaviour("a", -5)]),
+        InvalidInput,
+        "behaviours[0].timestamp_ms",
+    ),
+    "timestamps go back": (
+        ScoreRequest([], [Behaviour("a", 5), Behaviour("a", 4)]),
+        InvalidInput,
+        "behaviours[1].timestamp_ms",
+    ),
+    "user empty": (ScoreRequest([], user_id=""), InvalidInput, "user_id"),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD_REQUESTS))
+async def test_the_client_raises_the_same_typed_error_over_both_doors(
+    running: RunningScorer, name: str
+) -> None:
+    request, error, field = BAD_REQUESTS[name]
+    said = []
+    async with HttpClient(running.http_url) as http, GrpcClient(running.grpc_target) as rpc:
+        for client in (http, rpc):
+            with pytest.raises(error) as caught:
+                await client.score(request)
+            assert caught.value.field == field  # type: ignore[attr-defined]
+            said.append((str(caught.value), caught.value.__dict__))
+    assert said[0] == said[1]
+
+
+async def test_bodies_are_refused_by_size_before_they_are_parsed(running: RunningScorer) -> None:
+    limit = 4 << 20
+
+    async def endless() -> Any:
+        for _ in range(limit // 65_536 + 2):
+            yield b"[" * 65_536
+
+    async with httpx.AsyncClient(base_url=running.http_url) as http:
+        declared = await http.post("/v1/score", content=b"[" * (limit + 1))
+        counted = await http.post("/v1/score", content=endless())
+        for answer in (declared, counted):
+            assert answer.status_code == 413
+            assert answer.json()["errors"][0] == {
+                "field": "body",
+                "value": answer.json()["errors"][0]["value"],
+                "reason": f"limit {limit}",
+            }
+        assert declared.json()["errors"][0]["value"] == limit + 1
+        assert (await http.post("/v1/score", json={"candidates": ["item-1"]})).status_code == 200
+
+
+async def test_paths_and_methods_that_are_not_there(running: RunningScorer) -> None:
+    async with httpx.AsyncClient(base_url=running.http_url) as http:
+        absent = await http.get("/v2/score")
+        wrong = await http.get("/v1/score")
+    for answer, status in ((absent, 404), (wrong, 405)):
+        assert answer.status_code == answer.json()["status"] == status
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["instance"] == answer.request.url.path
+    assert wrong.headers["allow"] == "POST"

@@ -1,0 +1,147 @@
+"""Refused early, never computed late: rows in flight, deadlines, callers that hang up."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import httpx
+import orjson
+import pytest
+
+from contracts.errors import DeadlineExceeded, Overloaded
+from contracts.features import Behaviour, ScoreRequest
+from serving.app import RunningScorer
+from serving.batcher import Admission
+from serving.client import GrpcClient, HttpClient, score_message
+from tests.serving.conftest import World, until
+
+REQUEST = ScoreRequest(["item-1", "item-2"], [Behaviour("item-3")])
+ROWS = 3
+
+
+def test_admission_counts_rows() -> None:
+    admission = Admission(100)
+    admission.enter(60)
+    with pytest.raises(Overloaded, match="60 rows in flight, 41 more exceed the limit of 100"):
+        admission.enter(41)
+    admission.enter(40)
+    admission.leave(60)
+    assert admission.in_flight == 40
+
+
+async def test_too_many_rows_are_429_with_retry_after(running: RunningScorer) -> None:
+    running.scorer.admission.enter(3_000 - ROWS + 1)
+    async with HttpClient(running.http_url) as http, GrpcClient(running.grpc_target) as rpc:
+        for client in (http, rpc):
+            with pytest.raises(Overloaded) as caught:
+                await client.score(REQUEST)
+            assert caught.value.retry_after_s == 1.0
+        async with httpx.AsyncClient(base_url=running.http_url) as raw:
+            answer = await raw.post("/v1/score", json={"candidates": ["item-1", "item-2", "item-3"]})
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        running.scorer.admission.leave(1)
+        for client in (http, rpc):
+            assert (await client.score(REQUEST)).status_names() == ["ok", "ok"]
+
+
+async def test_a_deadline_is_answered_in_time_while_the_store_hangs(
+    running: RunningScorer, world: World
+) -> None:
+    async with HttpClient(running.http_url) as http, GrpcClient(running.grpc_target) as rpc:
+        await http.score(REQUEST)
+        await rpc.score(REQUEST)
+        await world.redis.client_pause(1_000, all=True)
+        for client in (http, rpc):
+            began = time.perf_counter()
+            with pytest.raises(DeadlineExceeded):
+                await client.score(REQUEST, deadline_s=0.1)
+            assert 0.09 < time.perf_counter() - began < 0.6
+        assert running.scorer.admission.in_flight == 0
+        await world.redis.client_unpause()
+        for client in (http, rpc):
+            assert (await client.score(REQUEST)).status_names() == ["ok", "ok"]
+
+
+async def test_http_says_504(running: RunningScorer) -> None:
+    async with httpx.AsyncClient(base_url=running.http_url) as http:
+        answer = await http.post("/v1/score", json={"candidates": ["item-1"], "deadline_ms": 0.001})
+    assert answer.status_code == 504
+    assert answer.json()["type"] == "urn:repcenter:problem:deadline"
+
+
+async def test_nothing_is_computed_past_its_deadline(running: RunningScorer) -> None:
+    """With the only worker busy, requests time out in the queue; their graphs never run."""
+    runs: list[float] = []
+    loaded = running.live.pin("default")
+    run = loaded.model.run
+
+    def counted(*arguments: object) -> object:
+        runs.append(time.perf_counter())
+        return run(*arguments)  # type: ignore[arg-type]
+
+    loaded.model.run = counted  # type: ignore[method-assign,assignment]
+    gate = threading.Event()
+    running.scorer._pool.submit(gate.wait, 5)
+    waiting = [asyncio.create_task(running.scorer.score(REQUEST, deadline_s=0.1)) for _ in range(5)]
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(r) for r in results] == [DeadlineExceeded] * 5
+    assert running.scorer.admission.in_flight == 0
+    gate.set()
+    assert (await running.scorer.score(REQUEST)).status_names() == ["ok", "ok"]
+    assert len(runs) == 1
+
+
+async def test_a_run_that_nobody_waits_for_holds_its_rows_until_it_ends(running: RunningScorer) -> None:
+    loaded = running.live.pin("default")
+    run = loaded.model.run
+    gate, started = threading.Event(), threading.Event()
+
+    def slow(*arguments: object) -> object:
+        started.set()
+        gate.wait(5)
+        return run(*arguments)  # type: ignore[arg-type]
+
+    loaded.model.run = slow  # type: ignore[method-assign,assignment]
+    with pytest.raises(DeadlineExceeded):
+        await running.scorer.score(REQUEST, deadline_s=0.2)
+    assert started.is_set()
+    assert running.scorer.admission.in_flight == ROWS
+    gate.set()
+    await until(lambda: _free(running))
+
+
+async def test_callers_that_hang_up_are_not_computed(running: RunningScorer, world: World) -> None:
+    async with HttpClient(running.http_url) as http, GrpcClient(running.grpc_target) as rpc:
+        await http.score(REQUEST)
+        await rpc.score(REQUEST)
+        gate = threading.Event()
+        running.scorer._pool.submit(gate.wait, 5)
+        call = rpc._scorer.Score(score_message(REQUEST), timeout=5)
+        host, port = running.http_url.removeprefix("http://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        body = orjson.dumps({"candidates": ["item-1"], "deadline_ms": 5_000})
+        writer.write(
+            b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        await until(lambda: _in_flight(running, ROWS + 1))
+        call.cancel()
+        writer.close()
+        await until(lambda: _free(running))
+        gate.set()
+        for client in (http, rpc):
+            assert (await client.score(REQUEST)).status_names() == ["ok", "ok"]
+    async with httpx.AsyncClient(base_url=running.http_url) as raw:
+        exposed = (await raw.get("/metrics")).text
+    for door in ("http", "grpc"):
+        name = "repcenter_score_request_duration_seconds_count"
+        assert f'{name}{{door="{door}",outcome="cancelled"}} 1.0' in exposed
+
+
+async def _in_flight(running: RunningScorer, rows: int) -> bool:
+    return running.scorer.admission.in_flight == rows
+
+
+async def _free(running: RunningScorer) -> bool:
+    return running.scorer.admission.in_flight == 0
