@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from realtime_infer.backfill import backfill
 from rich.console import Console
 
 from cli.demo_report import print_examples, print_models, print_top
@@ -33,8 +32,8 @@ from param_server.id_rows import read_id_rows
 from param_server.offline import OfflineTable
 from param_server.settings import StoreSettings
 from param_server.store import Store
+from realtime_infer.backfill import BackfillReport, backfill
 from realtime_infer.encoder import Encoder
-from realtime_infer.settings import EncoderSettings
 from training.data.dataset import Dataset, load_dataset
 from training.data.holdout import new_items
 from training.data.pairs import interest_pairs
@@ -179,14 +178,22 @@ def _table(
 ) -> tuple[TableView, TableView]:
     """Backfill all but the new items; give the table as training reads it, and with the new items."""
     catalogue, space = dataset.catalogue, encoder.space
-    offline = OfflineTable(str((var / "offline").resolve()))
+    offline_root = str((var / "offline").resolve())
     with stage(console, "3. Table") as advance:
         advance.note("backfill")
-        asyncio.run(_backfill(redis_url, dataset, np.flatnonzero(~new), encoder, offline, advance))
-        item_ids, rows = offline.read(space)
+        written = asyncio.run(
+            _backfill(redis_url, dataset, np.flatnonzero(~new), encoder, offline_root, advance)
+        )
+        item_ids, rows = OfflineTable(offline_root).read(space)
         records, found = align_records(catalogue.item_ids, item_ids, rows, space)
         advance.note("encoding new items for the offline test")
         fresh_records, fresh_found = _encode(dataset, np.flatnonzero(new), encoder, advance)
+    console.print(
+        f"  space {space.id}: {written.committed:,} items backfilled, {written.failed} could not be encoded",
+        highlight=False,
+    )
+    for item_id, reason in written.failures[:3]:
+        console.print(f"  {item_id}: {reason}", markup=False)
     both = records.copy()
     both[fresh_found] = fresh_records[fresh_found]
     return TableView(records, found), TableView(both, found | fresh_found)
@@ -197,22 +204,20 @@ async def _backfill(
     dataset: Dataset,
     rows: npt.NDArray[np.int64],
     encoder: Encoder,
-    offline: OfflineTable,
+    offline_root: str,
     advance: Advance,
-) -> None:
+) -> BackfillReport:
     settings = StoreSettings()
     redis = connect(redis_url, settings)
     stream = connect(settings.stream_url or redis_url, settings)
     try:
-        await backfill(
+        return await backfill(
             (dataset.catalogue.item(row) for row in rows.tolist()),
             encoder,
             Store(redis),
-            offline,
             stream,
-            EncoderSettings(),
-            total=len(rows),
-            progress=advance,
+            offline_root,
+            progress=lambda report: advance(report.items, len(rows)),
         )
     finally:
         await redis.aclose()

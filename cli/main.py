@@ -70,9 +70,8 @@ def scorer() -> None:
 @app.command()
 def door() -> None:
     """Run the write door in this process."""
-    from realtime_infer.app import run_door
-
     from param_server.settings import StoreSettings
+    from realtime_infer.app import run_door
     from realtime_infer.settings import EncoderSettings
 
     run_door(EncoderSettings(), StoreSettings())
@@ -81,9 +80,8 @@ def door() -> None:
 @app.command()
 def worker() -> None:
     """Run an encoder worker in this process."""
-    from realtime_infer.app import run_worker
-
     from param_server.settings import StoreSettings
+    from realtime_infer.app import run_worker
     from realtime_infer.settings import EncoderSettings
 
     run_worker(EncoderSettings(), StoreSettings())

@@ -52,7 +52,10 @@ class Bundle:
         """graph -> (inputs, outputs); BrokenBundle where the file does not hold plain named arrays."""
         out: dict[str, tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]] = {}
         try:
-            with np.load(self.file(GOLDEN), allow_pickle=False) as arrays:
+            with (
+                self.file(GOLDEN).open("rb") as stream,
+                np.load(stream, allow_pickle=False) as arrays,
+            ):
                 for key in arrays.files:
                     graph, side, name = key.split("/", 2)
                     pair = out.setdefault(graph, ({}, {}))

@@ -17,9 +17,7 @@ from contracts.onnx_model import OnnxModel
 Features = npt.NDArray[np.float32]
 
 
-def encode_texts(
-    tokenizer: Tokenizer, max_tokens: int, text: OnnxModel, texts: Sequence[str]
-) -> Features:
+def encode_texts(tokenizer: Tokenizer, max_tokens: int, text: OnnxModel, texts: Sequence[str]) -> Features:
     """K texts -> (K, d_text) float32, by the text tower alone."""
     ids, mask = tokenise(tokenizer, texts, max_tokens)
     outputs = text.run({"input_ids": ids, "attention_mask": mask}, ["text_features"])

@@ -44,7 +44,7 @@ class BackfillReport:
     failures: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0
 
-    def _fail(self, item_id: str, error: RepcenterError) -> None:
+    def fail(self, item_id: str, error: RepcenterError) -> None:
         self.failed += 1
         if len(self.failures) < MAX_FAILURES:
             self.failures.append((item_id, str(error)))
@@ -120,8 +120,8 @@ class _Run:
         if known.digest != digest:
             if known.watermark == watermark:
                 raise Conflict(
-                    f"batch {number} differs from the interrupted backfill's: the catalogue or the batch size "
-                    "has changed; start a new one (resume=False)"
+                    f"batch {number} differs from the interrupted backfill's: the catalogue or the batch "
+                    "size has changed; start a new one (resume=False)"
                 )
             return False
         stored = await self._store.sequences(self._encoder.space, [item.item_id for item in batch])
@@ -132,7 +132,7 @@ class _Run:
         sequences = np.full(len(batch), report.watermark, dtype=np.uint64)
         good, rows, failures = await asyncio.to_thread(encode_isolated, self._encoder, batch, sequences)
         for i, error in sorted(failures.items()):
-            report._fail(batch[i].item_id, error)
+            report.fail(batch[i].item_id, error)
         ids = [batch[i].item_id for i in good.tolist()]
         if not ids:
             return
@@ -155,7 +155,7 @@ def _take(source: Iterator[Item], count: int, report: BackfillReport) -> list[It
                 raise InvalidInput("item_id", item.item_id, "comes twice in one batch")
         except RepcenterError as error:
             report.items += 1
-            report._fail(str(item.item_id), error)
+            report.fail(str(item.item_id), error)
             continue
         batch[item.item_id] = item
         if len(batch) == count:

@@ -1,7 +1,7 @@
 """What a backfill has done, as empty marker files beside the offline table (a directory or object store):
 
-`<root>/_backfill/<space id>/<watermark, 20 digits>/<batch, 8 digits>-<content digest>` once a batch is in both
-tables, and `…/finished` at the end. A marker is written last, so what it claims is there.
+`<root>/_backfill/<space id>/<watermark, 20 digits>/<batch, 8 digits>-<content digest>` once a batch is in
+both tables, and `…/finished` at the end. A marker is written last, so what it claims is there.
 """
 
 from __future__ import annotations

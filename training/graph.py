@@ -102,8 +102,11 @@ def write_graph(ranker: Ranker, path: Path) -> None:
             verbose=False,
         )
     assert program is not None
+    # the exporter's notes: stack traces with this machine's paths, names of weights that the graph has not
+    program.model.metadata_props.clear()
+    program.model.graph.metadata_props.clear()
     for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # stack traces with the paths of this machine
+        node.metadata_props.clear()
     program.save(path, external_data=False)
 
 

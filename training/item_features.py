@@ -39,7 +39,7 @@ def text_features(
 ) -> Features:
     """texts: I rendered texts, "" where an item has none; only `rows` are encoded, the others stay absent."""
     present = np.zeros(len(texts), dtype=bool)
-    present[[row for row in rows if texts[row]]] = True
+    present[[row for row in rows.tolist() if texts[row]]] = True
     wanted = np.flatnonzero(present)
     # Texts of like length share a batch, which is padded to its longest.
     wanted = wanted[np.argsort([len(texts[row]) for row in wanted], kind="stable")]
@@ -51,9 +51,7 @@ def text_features(
     return Features(values, present)
 
 
-def decode_rows(
-    items: Sequence[Item], rows: Rows, preprocessing: ImagePreprocessing
-) -> tuple[Rows, Array]:
+def decode_rows(items: Sequence[Item], rows: Rows, preprocessing: ImagePreprocessing) -> tuple[Rows, Array]:
     """The rows whose picture can be read (R,), and their pixels (R, 3, H, W) float32.
 
     A picture that cannot be read counts as none: one broken file must not end a training of hours.

@@ -165,8 +165,9 @@ def proto_text() -> str:
 def blocks(keyword: str) -> dict[str, str]:
     """The text inside each `keyword Name { … }` at the top level, braces within included."""
     out = {}
-    for match in re.finditer(rf"^{keyword} (\w+) \{{(.*?)^?\}}$", proto_text(), re.MULTILINE | re.DOTALL):
-        out[match[1]] = match[2]
+    pattern = rf"^{keyword} (\w+) \{{(?:\}}|\n(.*?)^\}})$"
+    for match in re.finditer(pattern, proto_text(), re.MULTILINE | re.DOTALL):
+        out[match[1]] = match[2] or ""
     return out
 
 

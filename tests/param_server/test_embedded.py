@@ -91,18 +91,20 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
 
 
 def test_it_is_stopped_when_its_parent_exits_and_never_by_a_fork(tmp_path: Path) -> None:
+    directory = tmp_path / ("deep" * 30)  # its socket lies in a folder of its own
     script = (
         "import os, sys; from pathlib import Path; from param_server.embedded import EmbeddedServer\n"
         "server = EmbeddedServer.start(Path(sys.argv[1]))\n"
         "child = os.fork()\n"
         "if child == 0: sys.exit(0)\n"
-        "os.waitpid(child, 0); assert server.running; print('still running', flush=True)\n"
+        "os.waitpid(child, 0); assert server.running\n"
+        "assert os.path.exists(server.url.removeprefix('unix://')); print('still running', flush=True)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", script, str(directory)], capture_output=True, text=True, timeout=30, check=True
     )
     assert done.stdout == "still running\n"
-    assert "bye bye" in (tmp_path / "valkey.log").read_text()
+    assert "bye bye" in (directory / "valkey.log").read_text()
 
 
 def test_two_servers_never_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,9 +117,8 @@ def test_item_paths_are_one_segment(item_id: str) -> None:
 
 
 def test_items_carry_text_attributes_and_picture() -> None:
-    item = Item(
-        "i1", {"title": "Heat"}, {"genre": "Crime|Drama", "price": 9.5, "tags": ["a", "b"]}, b"\x89PNG"
-    )
+    attributes = {"genre": "Crime|Drama", "price": 9.5, "tags": ["a", "b"]}
+    item = Item("i1", {"title": "Heat"}, attributes, b"\x89PNG")
     document = orjson.loads(item_body(item))
     assert document == {
         "item_id": "i1",

@@ -48,7 +48,7 @@ def samples(seed: int = 0, requests_per_user: int = 9, width: int = 3) -> Sample
     """
     rng = np.random.default_rng(seed)
     taste = rng.integers(0, KINDS, USERS)
-    liked = np.concatenate([rng.choice(np.flatnonzero(KIND == c), LIKES) for c in taste]) + 1
+    liked = np.concatenate([rng.choice(np.flatnonzero(c == KIND), LIKES) for c in taste]) + 1
     users = np.repeat(np.arange(USERS), requests_per_user)
     count = len(users)
     splits = np.tile(np.r_[np.zeros(requests_per_user - 3), 1, 2, 2], USERS).astype(np.int8)

@@ -44,7 +44,8 @@ class ConvNextBlock(nn.Module):
         """(K, width, H, W) -> the same shape."""
         y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
         y = self.narrow(F.gelu(self.wide(y))) * self.scale
-        return x + y.permute(0, 3, 1, 2)
+        out: Tensor = x + y.permute(0, 3, 1, 2)
+        return out
 
 
 class ChannelNorm(nn.Module):

@@ -63,8 +63,8 @@ class Mieu(nn.Module):
         """W_1 (r^d ⊕ r^sc) + b_1: (P,) -> (P, d)."""
         d = self.w1.out_features
         by_bucket = F.linear(self.buckets, self.w1.weight[:, :d])  # (N_B, d)
-        scaled = (self.scale * r + self.shift).unsqueeze(1)
-        out = torch.addcmul(self.w1.bias, F.embedding(bucket, by_bucket), scaled)
         angle = r.unsqueeze(1) * self.omega
-        sine, cosine = self.w1.weight[:, d::2].t(), self.w1.weight[:, d + 1 :: 2].t()
-        return torch.addmm(torch.addmm(out, torch.sin(angle), sine), torch.cos(angle), cosine)
+        waves = torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)  # the paper's pairs, all sines first
+        weight = torch.cat([self.w1.weight[:, d::2], self.w1.weight[:, d + 1 :: 2]], dim=1)
+        scaled = (self.scale * r + self.shift).unsqueeze(1)
+        return torch.addcmul(F.linear(waves, weight, self.w1.bias), F.embedding(bucket, by_bucket), scaled)

@@ -63,8 +63,9 @@ class CsftConfig:
 
 @dataclass(frozen=True)
 class CsftReport:
-    """before, after: recall per held-out part; image_weight: of the untrained fusion; steps: of the head kept.
+    """before, after: recall per held-out part; image_weight: of the untrained fusion.
 
+    steps: of the head that is kept, steps_run: of the last one tried;
     mean_cosine: between two different items, by modality, near 1 means collapse.
     """
 
@@ -148,7 +149,8 @@ def _start(head: EncoderHead, text: Features, image: Features, rows: Rows, bench
         if weight == _IMAGE_WEIGHTS[0]:
             head.start(given[0], given[1], weight)
         scores.append(bench.start_score(head))
-    best = _IMAGE_WEIGHTS[int(np.argmax(scores))] if scores[0] is not None else 1.0
+    known = [score for score in scores if score is not None]
+    best = _IMAGE_WEIGHTS[int(np.argmax(known))] if known else 1.0
     head.fusion.start(best)
     return best
 

@@ -12,28 +12,27 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from tokenizers import Tokenizer
 
-from contracts.bundle import Bundle, Golden, seal, write_golden
+from contracts.bundle import Bundle, seal, write_golden
 from contracts.encoder_spec import EncoderSpec
 from contracts.errors import InvalidInput
-from contracts.items import AttributeField, Item, TextTemplate, tokenise
+from contracts.items import AttributeField, Item, TextTemplate
 from contracts.onnx_model import OnnxModel, replay
 from contracts.towers import Towers
-from training.item_features import Features, Rows, decode_rows, fixed_dim, image_features, text_features
-from training.models.encoders import ConvNext
-from training.models.fusion import EncoderHead
+from training.item_features import Rows, image_features, text_features
 from training.recipes.csft import CsftConfig, CsftReport, train_head
-from training.recipes.image_tower import PREPROCESSING, ImageTowerConfig, ImageTowerReport, train_image_tower
-from training.recipes.named_tower import ImageTower, named_tower
+from training.recipes.encoder_graphs import export_head, export_image_tower, golden, golden_rows
+from training.recipes.image_tower import ImageTowerConfig, ImageTowerReport, train_image_tower
+from training.recipes.named_tower import named_tower
+from training.recipes.pair_split import Pairs
 from training.recipes.text_tower import text_tower
-from training.tower_export import export_graph
 
 StageProgress = Callable[[str, int, int], None]  # (stage, done, in all)
 STAGES = ("text tower", "texts", "image tower", "pictures", "head", "bundle")
 CACHE = Path("var/cache")
-_GOLDEN_ROWS = 4
+MAX_DIM = 1040  # of a vector of a space
+MAX_TOKENS = 512  # positions of MiniLM
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def train_encoder(
     Equal arguments give equal graphs. Raises InvalidInput, NotFound or BrokenBundle (parity above 1e-4).
     """
     config = config or EncoderConfig()
-    pairs, learnt = _checked(items, pairs, rows, dim, max_tokens)
+    wide, learnt = _checked(items, pairs, rows, dim, max_tokens)
     if directory.exists() and any(directory.iterdir()):
         raise InvalidInput("directory", str(directory), "must be empty")
     directory.mkdir(parents=True, exist_ok=True)
@@ -129,7 +128,7 @@ def train_encoder(
                 threads=config.threads,
                 progress=lambda d, n: progress("image tower", d, n),
             )
-            named, parity["image"] = _export_tower(net, directory / "image.onnx")
+            named, parity["image"] = export_image_tower(net, directory / "image.onnx")
         else:
             shutil.copyfile(named.graph, directory / "image.onnx")
         progress("image tower", 1, 1)
@@ -152,7 +151,7 @@ def train_encoder(
         head, csft = train_head(
             text,
             image,
-            pairs,
+            wide,
             learnt,
             dim,
             config.csft,
@@ -162,13 +161,14 @@ def train_encoder(
         )
     with clock.stage("bundle"):
         progress("bundle", 0, 1)
-        parity["head"] = _export_head(head, text, image, directory / "head.onnx")
+        few = golden_rows(text, image, learnt)
+        parity["head"] = export_head(head, text, image, few, directory / "head.onnx")
         models = {
             "text": text_model,
             "image": image_model,
             "head": OnnxModel(directory / "head.onnx", threads=config.threads),
         }
-        write_golden(directory, _golden(items, texts, learnt, text, image, tokenizer, spec, models))
+        write_golden(directory, golden(items, texts, few, (text, image), tokenizer, spec, models))
         bundle = seal(directory, "encoder", spec.to_json())
         replay(bundle, models, spec.tolerance)
         progress("bundle", 1, 1)
@@ -185,3 +185,45 @@ def train_encoder(
         seconds=clock.seconds,
     )
     return bundle, report
+
+
+def _checked(
+    items: Sequence[Item],
+    pairs: npt.NDArray[np.int32],
+    rows: npt.NDArray[np.integer[Any]] | None,
+    dim: int,
+    max_tokens: int,
+) -> tuple[Pairs, Rows]:
+    """Pairs as int64 and the sorted rows to learn from."""
+    count = len(items)
+    if not count:
+        raise InvalidInput("items", count, "must not be empty")
+    if not 2 <= dim <= MAX_DIM:
+        raise InvalidInput("dim", dim, f"must be 2 to {MAX_DIM}")
+    if not 1 < max_tokens <= MAX_TOKENS:
+        raise InvalidInput("max_tokens", max_tokens, f"must be 2 to {MAX_TOKENS}")
+    learnt = np.arange(count) if rows is None else np.unique(rows).astype(np.int64)
+    wide = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+    for name, values in (("rows", learnt), ("pairs", wide)):
+        bad = values[(values < 0) | (values >= count)]
+        if len(bad):
+            raise InvalidInput(name, int(bad[0]), f"must be rows of the {count} items")
+    if not len(learnt):
+        raise InvalidInput("rows", 0, "must name at least one item")
+    stray = wide[~np.isin(wide, learnt)]
+    if len(stray):
+        raise InvalidInput("pairs", int(stray[0]), "is no item of rows, to be learnt from")
+    return wide, learnt
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started

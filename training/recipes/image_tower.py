@@ -155,7 +155,7 @@ class _Training:
             dda = self._dda(self._view_head(one), self._view_head(other), chosen)
             loss = dma + self._config.dda_weight * dda
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._optimiser.step()
         self._schedule.step()
         return float(dma.detach()), float(dda.detach())

@@ -45,7 +45,9 @@ def named_tower(path: Path) -> ImageTower:
     try:
         graph = onnx.load(str(path), load_external_data=False).graph
     except Exception as error:  # protobuf's decoder raises its own kind
-        raise InvalidInput("image_tower", str(path), f"is not an ONNX file ({type(error).__name__})") from error
+        raise InvalidInput(
+            "image_tower", str(path), f"is not an ONNX file ({type(error).__name__})"
+        ) from error
     if any(uses_external_data(tensor) for tensor in graph.initializer):
         raise InvalidInput("image_tower", str(path), "keeps weights outside its file: save it as one file")
     constants = {tensor.name for tensor in graph.initializer}

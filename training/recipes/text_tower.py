@@ -64,7 +64,7 @@ def _export(folder: Path) -> None:
     if spec is None or spec.origin is None:
         raise NotFound("text tower", WHEEL)
     source = Path(spec.origin).parent / "model"
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     # Eager attention: ONNX Runtime fuses its pattern, a tenth faster than the exported scaled dot product.
     model = transformers.AutoModel.from_pretrained(
         source, local_files_only=True, attn_implementation="eager"
