@@ -145,9 +145,6 @@ def _encoder(
     """The towers and the head see no new item: they are trained on the others' pictures, texts and pairs."""
     catalogue = dataset.catalogue
     with stage(console, "2. Encoder") as advance:
-        old = np.flatnonzero(~new)
-        place = np.cumsum(~new) - 1  # catalogue row -> position among the old items
-        pairs = interest_pairs(dataset, new)
 
         def progress(name: str, done: int, total: int) -> None:
             if done <= 1:
@@ -155,12 +152,13 @@ def _encoder(
             advance(done, total)
 
         bundle, report = train_encoder(
-            [catalogue.item(row) for row in old.tolist()],
-            place[pairs].astype(np.int32),
+            [catalogue.item(row) for row in range(len(catalogue))],
+            interest_pairs(dataset, new),
             text_fields=catalogue.text_fields,
             attribute_fields=catalogue.attribute_fields,
             directory=options.var / "work" / "encoder",
             image_tower=options.image_tower,
+            rows=np.flatnonzero(~new),
             seed=options.seed,
             progress=progress,
         )

@@ -135,16 +135,6 @@ def run_worker(settings: EncoderSettings | None = None, store_settings: StoreSet
     asyncio.run(serve())
 
 
-def door_main() -> None:
-    """`repcenter door`: settings from the environment."""
-    run_door()
-
-
-def worker_main() -> None:
-    """`repcenter worker`: settings from the environment."""
-    run_worker()
-
-
 @contextlib.asynccontextmanager
 async def _clients(settings: StoreSettings) -> AsyncIterator[tuple[Redis, Redis]]:
     """Clients of the table's and of the stream's server; one and the same where they share it."""

@@ -67,8 +67,9 @@ async def backfill(
     stream: a client of the push stream's server, for the watermark and the window messages.
     offline_root: root of the offline table. progress: called after each batch. resume: pass over batches
     that are in both tables with the same content; False writes everything again with a new watermark.
-    Items that fail are reported, never raised. Raises Unavailable (run again: it resumes), Conflict where
-    the catalogue or batch_size differs from the interrupted run's.
+    Items that fail are reported, never raised. Of an id in two batches the first stays. Raises
+    Unavailable (run again: it resumes), Conflict where the catalogue or batch_size differs from the
+    interrupted run's.
     """
     if not 1 <= batch_size <= MAX_WINDOW:
         raise InvalidInput("batch_size", batch_size, f"must be 1 to {MAX_WINDOW}")
@@ -77,21 +78,23 @@ async def backfill(
     began = time.perf_counter()
     await store.create_space(encoder.space)
     done = await asyncio.to_thread(run.ledger.read)
+    watermark = await Ingest(stream, settings).watermark(at_least=done.newest)
     if resume and done.unfinished is not None:
-        watermark = done.unfinished
-    else:
-        watermark = await Ingest(stream, settings).watermark(at_least=done.newest)
-        await asyncio.to_thread(run.ledger.begin, watermark)
+        watermark = done.unfinished  # the one just taken keeps what follows above it, on a new server too
+    await asyncio.to_thread(run.ledger.begin, watermark)
     report = BackfillReport(encoder.space.id, watermark)
     source, number = iter(items), 0
     while batch := await asyncio.to_thread(_take, source, batch_size, report):
         digest = await asyncio.to_thread(batch_digest, batch)
         report.items += len(batch)
-        if resume and await run.is_done(done, watermark, number, digest, batch):
+        known = _known(done, watermark, number, digest) if resume else None
+        if known is None:
+            await run.write(batch, watermark, report)
+            await asyncio.to_thread(run.ledger.done, watermark, number, digest)
+        elif await run.holds(batch, known):
             report.skipped += len(batch)
         else:
-            await run.write(batch, report)
-            await asyncio.to_thread(run.ledger.done, watermark, number, digest)
+            await run.write(batch, known, report)
         number += 1
         report.seconds = time.perf_counter() - began
         if progress is not None:
@@ -110,26 +113,14 @@ class _Run:
         self._offline = OfflineTable(offline_root)
         self.ledger = BackfillLedger(offline_root, encoder.space.id)
 
-    async def is_done(
-        self, done: Done, watermark: int, number: int, digest: str, batch: Sequence[Item]
-    ) -> bool:
-        """Whether both tables hold the batch: the ledger for the offline one, a look into the other."""
-        known = done.batches.get(number)
-        if known is None:
-            return False
-        if known.digest != digest:
-            if known.watermark == watermark:
-                raise Conflict(
-                    f"batch {number} differs from the interrupted backfill's: the catalogue or the batch "
-                    "size has changed; start a new one (resume=False)"
-                )
-            return False
+    async def holds(self, batch: Sequence[Item], watermark: int) -> bool:
+        """Whether the serving table holds every item of a batch that the ledger calls done."""
         stored = await self._store.sequences(self._encoder.space, [item.item_id for item in batch])
-        return bool((stored >= known.watermark).all())
+        return bool((stored >= watermark).all())
 
-    async def write(self, batch: Sequence[Item], report: BackfillReport) -> None:
+    async def write(self, batch: Sequence[Item], watermark: int, report: BackfillReport) -> None:
         """Serving table, window message, offline table: in this order, each idempotent."""
-        sequences = np.full(len(batch), report.watermark, dtype=np.uint64)
+        sequences = np.full(len(batch), watermark, dtype=np.uint64)
         good, rows, failures = await asyncio.to_thread(encode_isolated, self._encoder, batch, sequences)
         for i, error in sorted(failures.items()):
             report.fail(batch[i].item_id, error)
@@ -142,8 +133,24 @@ class _Run:
         report.superseded += len(ids) - len(held.item_ids)
         await self._windows.announce(held)
         if held.item_ids:
-            name = f"backfill-{report.watermark:020d}"
+            name = f"backfill-{watermark:020d}"
             await asyncio.to_thread(self._offline.append, held, name)
+
+
+def _known(done: Done, watermark: int, number: int, digest: str) -> int | None:
+    """The watermark under which a batch of this very content was done before; None: it was not.
+
+    The content is as old as that watermark, so whatever was pushed since still wins.
+    """
+    known = done.batches.get(number)
+    if known is None or known.digest == digest:
+        return None if known is None else known.watermark
+    if known.watermark == watermark:
+        raise Conflict(
+            f"batch {number} differs from the interrupted backfill's: the catalogue or the batch size "
+            "has changed; start a new one (resume=False)"
+        )
+    return None
 
 
 def _take(source: Iterator[Item], count: int, report: BackfillReport) -> list[Item]:

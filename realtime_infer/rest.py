@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote_to_bytes
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
 from contracts.errors import InvalidInput, RepcenterError, TooLarge
@@ -24,8 +25,21 @@ _WRITE_ERRORS = ("invalid", "too_large", "overloaded", "unavailable")
 _ITEMS = "/v1/items"
 
 
+class AnyText(Convertor[str]):
+    """The rest of a path, line breaks included, which Starlette's own `path` does not match."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
 def create_app(ingest: Ingest, statuses: Statuses, metrics: DoorMetrics, max_body_bytes: int) -> FastAPI:
     """The door's ASGI app."""
+    register_url_convertor("any", AnyText())
     app = FastAPI(
         title="Repcenter write door",
         version="1",
@@ -56,7 +70,7 @@ def create_app(ingest: Ingest, statuses: Statuses, metrics: DoorMetrics, max_bod
             return _receipt(await ingest.push(item), response)
 
     @app.get(
-        f"{_ITEMS}/{{item_id:path}}",
+        f"{_ITEMS}/{{item_id:any}}",
         tags=["items"],
         summary="Where an item is on its way to the table",
         response_model=StatusBody,
@@ -73,7 +87,7 @@ def create_app(ingest: Ingest, statuses: Statuses, metrics: DoorMetrics, max_bod
         return _status(await statuses.get(item_id, wait_ms))
 
     @app.delete(
-        f"{_ITEMS}/{{item_id:path}}",
+        f"{_ITEMS}/{{item_id:any}}",
         status_code=202,
         tags=["items"],
         summary="Delete an item",

@@ -64,6 +64,11 @@ class Worker:
         self._ready = self._opened = False
         self._next_reclaim = 0.0
 
+    @property
+    def ready(self) -> bool:
+        """Whether check() would raise nothing."""
+        return self._ready
+
     def check(self) -> None:
         """Nothing while the encoder's golden replay has passed and the stream answers, else Unavailable."""
         if not self._ready:

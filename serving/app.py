@@ -48,40 +48,42 @@ async def open_scorer(
     """Open both doors, follow the generations; on leaving, finish what is in flight and close."""
     if store_settings.redis_url is None:
         raise InvalidInput("redis_url", None, "the scorer reads a shared store: set REPCENTER_REDIS_URL")
-    redis = connect(store_settings.redis_url, store_settings)
-    store, generations, metrics = Store(redis), Generations(redis), Metrics()
-    live = LiveGenerations(generations, store, settings, metrics)
-    scorer = Scorer(store, live, settings, metrics)
-    listing, readiness = Listing(generations, live), Readiness(live, metrics)
-    rest = create_rest(scorer, listing, readiness, metrics, settings.max_body_bytes)
-    listener = _listen(settings.host, settings.http_port)
-    rpc = RpcDoor(
-        ScorerService(scorer, listing, metrics), settings.host, settings.grpc_port, settings.max_body_bytes
-    )
-    http = uvicorn.Server(
-        uvicorn.Config(
-            rest,
-            lifespan="off",
-            ws="none",
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=max(1, round(settings.stop_s)),
-        )
-    )
-    http_port = listener.getsockname()[1]
-    async with contextlib.AsyncExitStack() as closing:
+    async with contextlib.AsyncExitStack() as closing:  # closes in reverse: doors first, the store last
+        redis = connect(store_settings.redis_url, store_settings)
         closing.push_async_callback(redis.aclose)
+        store, generations, metrics = Store(redis), Generations(redis), Metrics()
+        live = LiveGenerations(generations, store, settings, metrics)
+        scorer = Scorer(store, live, settings, metrics)
         closing.callback(scorer.close)
-        await rpc.start()
+        listing, readiness = Listing(generations, live), Readiness(live, metrics)
+
+        service = ScorerService(scorer, listing, metrics)
+        rpc = RpcDoor(service, settings.host, settings.grpc_port, settings.max_body_bytes)
         closing.push_async_callback(rpc.stop, settings.stop_s)
-        closing.push_async_callback(_stop_http, http, asyncio.create_task(http.serve([listener])))
+        rest = create_rest(scorer, listing, readiness, metrics, settings.max_body_bytes)
+        listener = _listen(settings.host, settings.http_port)
+        http_url = f"http://{settings.host}:{listener.getsockname()[1]}"
+        http = uvicorn.Server(
+            uvicorn.Config(
+                rest,
+                lifespan="off",
+                ws="none",
+                log_level="warning",
+                access_log=False,
+                timeout_graceful_shutdown=max(1, round(settings.stop_s)),
+            )
+        )
+        serving = asyncio.create_task(http.serve([listener]))
+        closing.push_async_callback(_stop_http, http, serving)
+
+        await rpc.start()
         while not http.started:
+            if serving.done():
+                raise Unavailable("the HTTP door did not open")
             await asyncio.sleep(0.005)
         for background in (live.run(), readiness.follow(rpc.tell, settings.poll_s)):
             closing.push_async_callback(_cancel, asyncio.create_task(background))
-        yield RunningScorer(
-            f"http://{settings.host}:{http_port}", f"{settings.host}:{rpc.port}", scorer, live, readiness, rpc
-        )
+        yield RunningScorer(http_url, f"{settings.host}:{rpc.port}", scorer, live, readiness, rpc)
 
 
 async def serve(settings: ScorerSettings, store_settings: StoreSettings) -> None:
@@ -127,7 +129,8 @@ def _on_signals(stop: asyncio.Event) -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Named so that asyncio sets TCP_NODELAY: without it an answer waits 40 ms for the delayed ACK.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -143,6 +146,7 @@ async def _stop_http(http: uvicorn.Server, task: asyncio.Task[None]) -> None:
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    """Cancel until it ends: before Python 3.12 `asyncio.wait_for`, which redis-py uses, may swallow one."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.05)

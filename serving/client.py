@@ -53,7 +53,8 @@ class Receipt:
 
 @dataclass(frozen=True)
 class ItemStatus:
-    """state: queued, encoding, scoreable, deleted or dead; reason: why it is dead, else None."""
+    """state: queued, encoding, scoreable, deleted or dead; reason: why it is dead, else None;
+    updated_ms: 0 where unknown."""
 
     item_id: str
     state: str
@@ -109,7 +110,7 @@ class HttpClient:
             document["state"],
             document["sequence"],
             document.get("reason") or None,
-            document["updated_ms"],
+            document["updated_ms"] or 0,
         )
 
     async def _call(

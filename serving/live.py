@@ -11,7 +11,7 @@ import logging
 import time
 from dataclasses import dataclass
 
-from contracts.errors import Conflict, NotFound, RepcenterError, Unavailable
+from contracts.errors import Conflict, InvalidInput, NotFound, RepcenterError, Unavailable, UnknownVersion
 from param_server.generations import Generations, ScenePointer
 from param_server.store import Store
 from serving.loaded import LoadedGeneration, load_generation
@@ -56,11 +56,6 @@ class LiveGenerations:
         """Scene -> what it serves, for the scenes that are loaded."""
         return dict(self._serving)
 
-    @property
-    def loaded(self) -> bool:
-        """Whether every scene has a generation."""
-        return len(self._serving) == len(set(self._settings.scenes))
-
     def pin(self, scene: str, generation_id: str | None = None) -> LoadedGeneration:
         """The scene's live generation, or NotFound, Unavailable, Conflict (another one was asked for)."""
         serving = self._serving.get(scene)
@@ -76,7 +71,7 @@ class LiveGenerations:
 
     async def check(self) -> None:
         """Nothing where every scene is loaded and the store answers; Unavailable otherwise."""
-        await self._generations.scenes()
+        await self._generations.pointer(self._settings.scenes[0])
         for scene in self._settings.scenes:
             self.pin(scene)
 
@@ -87,14 +82,20 @@ class LiveGenerations:
                 await self.refresh()
             except RepcenterError as error:
                 log.warning("generations could not be read: %s", error)
+            except Exception:  # a loop that ends in silence would never swap again
+                log.exception("generations could not be read")
             await asyncio.sleep(self._settings.poll_s)
 
     async def refresh(self) -> None:
         """One look at the pointers; loads and swaps what moved. Raises where the store does not answer."""
         async with self._refreshing:
-            pointers = await self._generations.scenes()
             for scene in self._settings.scenes:
-                if (pointer := pointers.get(scene)) is not None:
+                try:
+                    pointer = await self._generations.pointer(scene)
+                except (InvalidInput, UnknownVersion) as error:  # this scene's alone
+                    log.error("scene %s: its pointer cannot be read: %s", scene, error)
+                    continue
+                if pointer is not None:
                     await self._follow(scene, pointer)
 
     async def _follow(self, scene: str, pointer: ScenePointer) -> None:

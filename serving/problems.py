@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -15,6 +16,7 @@ from starlette.exceptions import HTTPException
 from contracts.errors import RepcenterError
 from contracts.problem import MEDIA_TYPE, STATUSES, problem, retry_after_s, validation_problem
 
+log = logging.getLogger(__name__)
 PROBLEM_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["type", "title", "status", "detail", "instance"],
@@ -62,6 +64,8 @@ def _answer(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -
 
 async def _repcenter_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RepcenterError)
+    if error.code == "internal":
+        log.error("%s: %s", request.url.path, error)
     wait_s = retry_after_s(error)
     headers = {} if wait_s is None else {"Retry-After": str(max(1, math.ceil(wait_s)))}
     return _answer(problem(error, request.url.path), headers)

@@ -14,7 +14,7 @@ import orjson
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from contracts.errors import RepcenterError
+from contracts.errors import InvalidInput, RepcenterError
 from contracts.features import Behaviour, ScoreRequest
 from contracts.problem import grpc_status, problem, retry_after_s
 from contracts.rpc.v1 import repcenter_pb2 as pb
@@ -135,6 +135,8 @@ def score_response(scores: Scores) -> pb.ScoreResponse:
 
 
 async def _refuse(context: Context, error: RepcenterError, method: str) -> NoReturn:
+    if error.code == "internal":
+        log.error("%s: %s", method, error)
     metadata: list[tuple[str, str | bytes]] = [
         (PROBLEM_KEY, orjson.dumps(problem(error, f"/{SERVICE}/{method}")))
     ]
@@ -162,7 +164,10 @@ class RpcDoor:
         reflection.enable_server_reflection(
             (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
-        self.port = self._server.add_insecure_port(f"{host}:{port}")
+        try:
+            self.port = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise InvalidInput("grpc_port", port, f"cannot listen on {host}: {error}") from error
 
     async def start(self) -> None:
         await self.tell(False)

@@ -67,6 +67,7 @@ class Scorer:
         rows = len(request.candidates) + len(request.behaviours)
         self.admission.enter(rows)
         work: Future[_Computed] | None = None
+        task = asyncio.current_task()
         try:
             loaded = self._live.pin(request.scene, generation)
             if not request.candidates:
@@ -75,6 +76,8 @@ class Scorer:
                 assembled = assemble([request], loaded.schema.history_length)
                 assembled_at = time.perf_counter()
                 fetched = await self._store.fetch(loaded.space, loaded.id_table, assembled.item_ids)
+                if task is not None and task.cancelling():  # swallowed by `wait_for` before Python 3.12
+                    raise asyncio.CancelledError
                 fetched_at = time.perf_counter()
                 work = self._pool.submit(_compute, loaded, assembled, fetched, fetched_at, began + limit_s)
                 computed = await asyncio.wrap_future(work)

@@ -35,7 +35,8 @@ TEXT_DIM, IMAGE_DIM, SIDE, MAX_TOKENS = 12, 10, 16, 24
 ATTRIBUTES = (AttributeField("genres", "categorical", 3), AttributeField("year", "numeric"))
 TEMPLATE = TextTemplate(("title", "plot"))
 PREPROCESSING = ImagePreprocessing(SIDE, SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-ALL_TOKENS = 257  # the padding and one per byte
+ALL_TOKENS, ASCII_TOKENS = 257, 96  # the padding and one per byte; those of printable ASCII
+_SPACE = "Ġ"  # how the byte-level alphabet writes it
 _OPSET = 20
 _LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
@@ -134,8 +135,8 @@ def make_encoder_bundle(
 
 
 def byte_tokenizer() -> Tokenizer:
-    """A byte-level BPE without merges: any text is tokens."""
-    alphabet = sorted(ByteLevel.alphabet())
+    """A byte-level BPE without merges: any text is tokens. The space and printable ASCII come first."""
+    alphabet = sorted(ByteLevel.alphabet(), key=lambda c: (c != _SPACE and not c.isascii(), c))
     tokenizer = Tokenizer(BPE({"[PAD]": 0, **{c: i + 1 for i, c in enumerate(alphabet)}}, []))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     return tokenizer

@@ -112,7 +112,7 @@ def write_graph(ranker: Ranker, path: Path) -> None:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Without what torch's exporter says about itself: deprecated calls, shared axis names, no torchvision."""
+    """Without what torch's exporter says of itself: deprecated calls, shared axis names, no torchvision."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

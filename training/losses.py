@@ -1,4 +1,4 @@
-"""Losses: masked cross entropy of the ranker (DMAE eq 16), IDDU's divergences (eq 13), InfoNCE and C-SFT (MIM eq 5, 6)."""
+"""Losses: the ranker's (DMAE eq 16), IDDU's (eq 13), InfoNCE and C-SFT (MIM eq 5, 6)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ Decoder = Literal["gkl", "bce", "softmax", "literal"]
 
 
 def masked_bce(logit: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """Mean binary cross entropy over the candidates that count. logit, labels: (B, N) float32, mask: (B, N) bool -> ()."""
+    """Mean binary cross entropy over the candidates that count.
+
+    logit, labels: (B, N) float32; mask: (B, N) bool -> () float32, 0 where nothing counts.
+    """
     each = F.binary_cross_entropy_with_logits(logit, labels, reduction="none")
     return torch.where(mask, each, 0.0).sum() / mask.sum().clamp(min=1)
 
@@ -29,19 +32,19 @@ def decoding_divergence(p: Tensor, logits: Tensor, decoder: Decoder) -> Tensor:
     literal  q = sigmoid: sum p log(p/q) as printed in eq 13, which is least at q = 1 whatever p is
     """
     p = p.detach()
-    entropy = torch.special.xlogy(p, p)
+    entropy: Tensor = torch.special.xlogy(p, p)
     if decoder == "softmax":
-        return (entropy - p * F.log_softmax(logits, dim=-1)).sum(-1)
-    log_q = F.logsigmoid(logits)
-    literal = entropy - p * log_q
-    if decoder == "literal":
-        return literal.sum(-1)
+        cells = entropy - p * F.log_softmax(logits, dim=-1)
+        return cells.sum(-1)
+    cells = entropy - p * F.logsigmoid(logits)
     if decoder == "gkl":
-        return (literal - p + torch.sigmoid(logits)).sum(-1)
-    if decoder == "bce":
+        cells = cells - p + torch.sigmoid(logits)
+    elif decoder == "bce":
         rest = 1.0 - p
-        return (literal + torch.special.xlogy(rest, rest) - rest * F.logsigmoid(-logits)).sum(-1)
-    raise InvalidInput("decoder", decoder, "must be gkl, bce, softmax or literal")
+        cells = cells + torch.special.xlogy(rest, rest) - rest * F.logsigmoid(-logits)
+    elif decoder != "literal":
+        raise InvalidInput("decoder", decoder, "must be gkl, bce, softmax or literal")
+    return cells.sum(-1)
 
 
 class InfoNce(nn.Module):
@@ -53,7 +56,7 @@ class InfoNce(nn.Module):
     def __init__(self, temperature: float = 0.07, floor: float = 0.01) -> None:
         super().__init__()
         if not temperature > floor > 0:
-            raise InvalidInput("temperature", (temperature, floor), "must be above its floor, which is above 0")
+            raise InvalidInput("temperature", (temperature, floor), "must be above a floor that is above 0")
         self.floor = floor
         self.theta = nn.Parameter(torch.tensor(math.log(temperature - floor)))
 
@@ -133,7 +136,10 @@ class CsftLoss(nn.Module):
         negatives: tuple[Tensor, Tensor, Tensor] | None = None,
         negative_keys: Tensor | None = None,
     ) -> Tensor:
-        """queries, fused, text, image: (P, d) -> (). negatives: (Q, d) of fused, text, image; keys as in `InfoNce`."""
+        """queries, fused, text, image: (P, d) -> () float32.
+
+        negatives: further fused, text and image vectors, each (Q, d); keys as in `InfoNce`.
+        """
         extra = negatives or (None, None, None)
 
         def level(loss: InfoNce, items: Tensor, present: Tensor | None, further: Tensor | None) -> Tensor:

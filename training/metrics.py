@@ -1,4 +1,4 @@
-"""Exact offline metrics on numpy arrays: sort-based, ties count one half, no approximation and no mini-batches."""
+"""Exact offline metrics on numpy arrays: sort-based, ties count one half, no approximation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def gauc(labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.NDArray[Any])
 
 
 def logloss(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
-    """Mean binary cross entropy in nats, NaN when empty; probabilities in [0, 1] are clipped to [1e-7, 1 - 1e-7]."""
+    """Mean binary cross entropy in nats, NaN when empty.
+
+    labels: (n,) 0/1; probabilities: (n,) in [0, 1], clipped to [1e-7, 1 - 1e-7].
+    """
     y, p = _checked(labels, probabilities, "probabilities")
     outside = (p < 0) | (p > 1)
     if outside.any():
@@ -67,7 +70,7 @@ def _weighted_auc(
         return float("nan")
     order = np.lexsort((s, groups))
     y, s, g = y[order], s[order], groups[order]
-    first = np.flatnonzero(np.r_[True, (g[1:] != g[:-1]) | (s[1:] != s[:-1])])  # where each run of ties starts
+    first = np.flatnonzero(np.r_[True, (g[1:] != g[:-1]) | (s[1:] != s[:-1])])  # of each run of ties
     length = np.diff(np.r_[first, len(y)])
     size = np.bincount(g)
     start = np.cumsum(size) - size

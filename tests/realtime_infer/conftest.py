@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -18,6 +19,12 @@ from realtime_infer.encoder import Encoder
 from realtime_infer.ingest import Ingest
 from realtime_infer.settings import EncoderSettings
 from tests.encoder_bundle import make_encoder_bundle
+
+
+async def entries(redis: Redis, stream: bytes) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """All of a stream."""
+    found: Any = await redis.xrange(stream)
+    return list(found)
 
 
 @pytest.fixture(scope="session")
@@ -71,5 +78,3 @@ async def door(
 async def http(door: RunningDoor) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=door.http_url, timeout=15) as client:
         yield client
-
-    return tmp_path

@@ -16,7 +16,7 @@ from serving.client import GrpcClient, HttpClient
 BAD_JSON: dict[str, tuple[bytes | dict[str, Any], int, str, str]] = {
     # name: body, status, field, part of the value or reason
     "not json": (b"{", 422, "body", "Invalid JSON"),
-    "not utf-8": (b'{"candidates": ["\xff"]}', 422, "candidates[0]", "unicode"),
+    "not utf-8": (b'{"candidates": ["\xff"]}', 422, "body", "unicode"),
     "empty": (b"", 422, "body", "Invalid JSON"),
     "an array": (b"[]", 422, "body", "[]"),
     "deep": (b"[" * 10_000, 422, "body", "recursion"),

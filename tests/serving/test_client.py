@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import socket
 
+import httpx
 import numpy as np
 import orjson
 import pytest
@@ -22,9 +23,10 @@ from contracts.errors import (
     UnknownVersion,
 )
 from contracts.features import Behaviour, ScoreRequest
-from contracts.items import Item
+from contracts.items import AttributeValue, Item
 from contracts.problem import MEDIA_TYPE, error_of, problem
 from contracts.rpc.v1 import repcenter_pb2 as pb
+from contracts.scores import Completeness, Scores, Timings
 from serving.client import (
     GrpcClient,
     HttpClient,
@@ -54,8 +56,6 @@ def test_requests_arrive_as_they_were() -> None:
 
 
 def test_answers_arrive_as_they_were() -> None:
-    from contracts.scores import Completeness, Scores, Timings
-
     scores = Scores(
         "default",
         "g1",
@@ -108,8 +108,6 @@ def test_an_answer_of_somebody_else_is_an_error_all_the_same() -> None:
 
 @pytest.mark.parametrize("item_id", ["..", "a/b", "?", "#", "%2F", "ü 🎬", "nul\0l", "."])
 def test_item_paths_are_one_segment(item_id: str) -> None:
-    import httpx
-
     path = item_path(item_id)
     assert path.count("/") == 3
     assert httpx.URL("http://door" + path).raw_path.decode() == path
@@ -117,7 +115,7 @@ def test_item_paths_are_one_segment(item_id: str) -> None:
 
 
 def test_items_carry_text_attributes_and_picture() -> None:
-    attributes = {"genre": "Crime|Drama", "price": 9.5, "tags": ["a", "b"]}
+    attributes: dict[str, AttributeValue] = {"genre": "Crime|Drama", "price": 9.5, "tags": ["a", "b"]}
     item = Item("i1", {"title": "Heat"}, attributes, b"\x89PNG")
     document = orjson.loads(item_body(item))
     assert document == {

@@ -32,6 +32,7 @@ from contracts.items import AttributeField
 from contracts.manifest import Generation, IdTable
 from contracts.ranker_spec import ranker_spec_from_json
 from contracts.space import Modality
+from param_server import keys
 from param_server.settings import StoreSettings
 from serving.app import RunningScorer, open_scorer
 from serving.client import GrpcClient, HttpClient
@@ -144,6 +145,19 @@ async def test_scenes_share_what_they_serve_and_unknown_ones_are_refused(
             await running.scorer.score(ScoreRequest(["item-1"], scene="other"))
 
 
+async def test_an_unreadable_pointer_of_one_scene_leaves_the_others_alone(
+    world: World, settings: StoreSettings, scorer_settings: ScorerSettings, bundles: tuple[Bundle, Bundle]
+) -> None:
+    await world.redis.hset(keys.scenes().decode(), "broken", b'{"version": 99}')
+    two = scorer_settings.model_copy(update={"scenes": ["broken", "default"]})
+    async with open_scorer(two, settings) as running:
+        await until(partial(_serves, running, world.generation.id))
+        second = await world.publish(bundles[1])
+        await world.generations.activate("default", second)
+        await until(partial(_serves, running, second))
+        assert not await running.readiness.is_ready()
+
+
 async def test_generations_lists_what_is_published_and_served(
     running: RunningScorer, world: World, bundles: tuple[Bundle, Bundle]
 ) -> None:
@@ -160,8 +174,6 @@ async def test_an_unsealed_id_table_is_refused(
     world: World, bundles: tuple[Bundle, Bundle], scorer_settings: ScorerSettings
 ) -> None:
     """The same generation loads while its table is sealed, and not when the mark is gone."""
-    from param_server import keys
-
     loaded = await load_generation(world.generation.id, world.generations, world.store, scorer_settings)
     assert loaded.id == world.generation.id
     await world.redis.delete(keys.id_tables_sealed())
@@ -172,8 +184,6 @@ async def test_an_unsealed_id_table_is_refused(
 async def test_a_generation_whose_space_has_no_table_is_refused(
     world: World, scorer_settings: ScorerSettings
 ) -> None:
-    from param_server import keys
-
     await world.redis.delete(keys.spaces())
     with pytest.raises(NotFound, match=SPACE.id):
         await load_generation(world.generation.id, world.generations, world.store, scorer_settings)

@@ -9,16 +9,20 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
-from contracts.errors import RepcenterError
+from contracts.errors import InvalidInput, RepcenterError
 from contracts.features import Behaviour, ScoreRequest
 from param_server.embedded import EmbeddedServer
+from param_server.settings import StoreSettings
+from serving.app import RunningScorer, open_scorer
 from serving.client import GrpcClient, HttpClient
-from tests.serving.conftest import WITH_CONTENT, World
+from serving.settings import ScorerSettings
+from tests.serving.conftest import WITH_CONTENT, World, until
 
 ROOT = Path(__file__).parents[2]
 REQUEST = ScoreRequest(WITH_CONTENT[:20], [Behaviour("item-3")])
@@ -109,6 +113,38 @@ async def test_sigterm_drains_without_a_lost_request(world: World, server: Embed
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def test_closing_finishes_what_is_in_flight(
+    world: World, settings: StoreSettings, scorer_settings: ScorerSettings
+) -> None:
+    async with AsyncExitStack() as stack:
+        async with open_scorer(scorer_settings, settings) as running:
+            await until(running.readiness.is_ready)
+            http = await stack.enter_async_context(HttpClient(running.http_url))
+            rpc = await stack.enter_async_context(GrpcClient(running.grpc_target))
+            clients: list[HttpClient | GrpcClient] = [http, rpc]
+            for client in clients:
+                await client.score(REQUEST)
+            await world.redis.client_pause(300, all=True)
+            asked = [asyncio.create_task(client.score(REQUEST)) for client in clients]
+            async with asyncio.timeout(5):
+                while running.scorer.admission.in_flight < 2 * 21:
+                    await asyncio.sleep(0.005)
+        for answer in await asyncio.gather(*asked):
+            assert answer.status_names() == ["ok"] * 20
+
+
+async def test_a_taken_port_is_named(
+    running: RunningScorer, settings: StoreSettings, scorer_settings: ScorerSettings
+) -> None:
+    for field, port in (
+        ("http_port", int(running.http_url.rsplit(":", 1)[1])),
+        ("grpc_port", int(running.grpc_target.rsplit(":", 1)[1])),
+    ):
+        with pytest.raises(InvalidInput, match=field):
+            async with open_scorer(scorer_settings.model_copy(update={field: port}), settings):
+                pass
 
 
 async def _doors(process: asyncio.subprocess.Process) -> tuple[str, str]:

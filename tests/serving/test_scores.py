@@ -6,8 +6,10 @@ import httpx
 import numpy as np
 import pytest
 
+from contracts.codec import tombstones
 from contracts.features import Behaviour, ScoreRequest
 from contracts.scores import Completeness
+from contracts.window import Window
 from serving.app import RunningScorer
 from serving.client import GrpcClient, HttpClient
 from tests.ranker_bundle import recompute
@@ -98,9 +100,6 @@ async def test_the_json_answer(running: RunningScorer, world: World) -> None:
 
 
 async def test_a_deleted_item_is_not_scored_by_its_content(running: RunningScorer, world: World) -> None:
-    from contracts.codec import tombstones
-    from contracts.window import Window
-
     space = world.generation.space
     gone = ["item-1", "item-30"]  # with and without an ID row
     async with HttpClient(running.http_url) as client:

@@ -173,7 +173,7 @@ def test_a_split_without_positives_is_refused(split: int, name: str) -> None:
 @pytest.mark.parametrize(("field", "value"), [("epochs", 0), ("learning_rate", 0.0), ("id_dropout", 1.0)])
 def test_settings_that_make_no_sense_are_refused(field: str, value: float) -> None:
     with pytest.raises(InvalidInput, match=field):
-        dataclasses.replace(CONFIG, **{field: value})
+        dataclasses.replace(CONFIG, **{field: value})  # type: ignore[arg-type]
 
 
 def test_threads_and_random_state_are_left_as_they_were() -> None:

@@ -17,7 +17,7 @@ def test_the_update_is_that_of_sparse_adam() -> None:
         target = torch.randn(9, 4)
         sparse.zero_grad()
         ((F.embedding(rows, theirs, sparse=True) - target) ** 2).sum().backward()  # type: ignore[no-untyped-call]
-        sparse.step()
+        sparse.step()  # type: ignore[no-untyped-call]
         vectors = ours.table[rows].requires_grad_()
         ((vectors - target) ** 2).sum().backward()  # type: ignore[no-untyped-call]
         assert vectors.grad is not None

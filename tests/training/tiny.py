@@ -23,7 +23,8 @@ ITEM_IDS = [f"item {i}" for i in range(ITEMS)]
 
 
 def unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    out: npt.NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return out.astype(np.float32)
 
 
 def records(seed: int = 0) -> Rows:

@@ -1,7 +1,7 @@
 """The four rankers of the papers' comparison, with their numbers in one place each.
 
-All four read the items' attribute columns. Content modules stand on DIN with position, so that what they add is
-not its position embedding.
+All four read the items' attribute columns. Content modules stand on DIN with position, so that what they add
+is not its position embedding.
 """
 
 from __future__ import annotations

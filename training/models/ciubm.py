@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ Weighting = Literal["cosine", "cosine_mean", "relu", "softmax"]
 
 @dataclass(frozen=True, kw_only=True)
 class CiubmConfig:
-    """weighting (M14): `cosine` is the paper's sum, `cosine_mean` divides it by the number of valid behaviours,
-    `relu` is that mean with negative cosines at 0, `softmax` has a learned temperature.
+    """weighting (M14): `cosine` is the paper's sum, `cosine_mean` divides it by the number of valid
+    behaviours, `relu` is that mean with negative cosines at 0, `softmax` has a learned temperature.
     projection: width to which the content interest is projected, None = as it is (M16).
     """
 
@@ -34,8 +34,8 @@ class CiubmConfig:
     def __post_init__(self) -> None:
         if not (self.content or self.fusion):
             raise InvalidInput("ciubm", (self.content, self.fusion), "needs the content or the fusion module")
-        if self.weighting not in ("cosine", "cosine_mean", "relu", "softmax"):
-            raise InvalidInput("ciubm.weighting", self.weighting, "must be cosine, cosine_mean, relu or softmax")
+        if self.weighting not in get_args(Weighting):
+            raise InvalidInput("ciubm.weighting", self.weighting, f"must be one of {get_args(Weighting)}")
         if not self.temperature > 0:
             raise InvalidInput("ciubm.temperature", self.temperature, "must be positive")
         if self.projection is not None and self.projection < 1:
@@ -47,7 +47,7 @@ class CiubmConfig:
 
 
 class Ciubm(nn.Module):
-    """View -> features (B, N, width): h_B^MM ⊕ h_B^Fusion, as configured. The ID module is the ranker's own."""
+    """View -> features (B, N, width): h_B^MM ⊕ h_B^Fusion, as configured. The ranker has the ID module."""
 
     width: int
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from contracts.errors import InvalidInput
@@ -32,7 +32,7 @@ class RankerConfig:
     """
 
     modalities: tuple[Modality, ...]
-    attributes: AttributeTable = AttributeTable()
+    attributes: AttributeTable = field(default_factory=AttributeTable)
     id_dim: int = 16
     attribute_dim: int = 8
     history_length: int = 64
@@ -47,7 +47,8 @@ class RankerConfig:
             if getattr(self, name) < 1:
                 raise InvalidInput(f"ranker.{name}", getattr(self, name), "must be at least 1")
         if self.id_interest not in get_args(IdInterestKind):
-            raise InvalidInput("ranker.id_interest", self.id_interest, f"must be one of {get_args(IdInterestKind)}")
+            kinds = ", ".join(get_args(IdInterestKind))
+            raise InvalidInput("ranker.id_interest", self.id_interest, f"must be one of {kinds}")
         for name in ("hidden", "din_hidden"):
             if not getattr(self, name) or any(size < 1 for size in getattr(self, name)):
                 raise InvalidInput(f"ranker.{name}", getattr(self, name), "must be positive sizes")
@@ -57,7 +58,8 @@ class RankerConfig:
         start = 0
         for modality in self.modalities:
             if modality.start != start:
-                raise InvalidInput(f"ranker.modalities.{modality.name}.start", modality.start, f"must be {start}")
+                where = f"ranker.modalities.{modality.name}.start"
+                raise InvalidInput(where, modality.start, f"must be {start}")
             start += modality.dim
         for i, content in enumerate(self.content):
             for name in content.modalities:

@@ -121,7 +121,7 @@ class Dmae(nn.Module):
             interests = means
         else:  # eq 8, 9: each modality under the other's context
             interests = [
-                cross(context, x) for cross, context, x in zip(self.cross, reversed(means), tokens, strict=True)
+                cross(other, x) for cross, other, x in zip(self.cross, reversed(means), tokens, strict=True)
             ]
         b, n = view.candidates.shape[:2]
         features = torch.cat(interests, dim=1).view(b, n, self.width)

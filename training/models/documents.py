@@ -54,7 +54,7 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         if len(hints) != len(value):
             raise InvalidInput(where, value, f"must have {len(hints)} entries")
         return tuple(_read(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True)))
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_document(hint, value, where)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)

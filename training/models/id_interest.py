@@ -1,4 +1,4 @@
-"""Interest by ID: h_B^ID = sum_j alpha_j v_j (MIM eq 1; DMAE eq 14). Average pooling, DIN, DIN with position."""
+"""Interest by ID, sum_j alpha_j v_j (MIM eq 1; DMAE eq 14): average pooling, DIN, DIN with position."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class DinInterest(nn.Module):
         b, n, d = queries.shape
         t = keys.shape[1]
         h = self.first.out_features
-        w_q, w_k, w_minus, w_times = self.first.weight.t().split(d)  # each (d_v, h)
+        w_q, w_k, w_minus, w_times = self.first.weight.t().chunk(4)  # each (d_v, h)
         q = queries.reshape(b * n, d)
         per_candidate = torch.addcmul(w_k - w_minus, q.unsqueeze(2), w_times)  # (B * N, d_v, h)
         bias = F.linear(q, (w_q + w_minus).t(), self.first.bias).unsqueeze(1)

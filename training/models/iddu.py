@@ -1,5 +1,7 @@
-"""IDDU, DMAE's Interest-Distribution Decoding Unit: interest vectors -> the distribution of similarities over age
-and similarity (eq 10 to 13). Only training has it: the exported graph does not."""
+"""IDDU, DMAE's Interest-Distribution Decoding Unit (eq 10 to 13). The exported graph does not have it.
+
+It decodes interest vectors into the share of behaviours per age region and similarity interval.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,17 @@ from training.models.similarity import histogram
 def interest_distribution(
     r: Tensor, mask: Tensor, ages: Tensor, *, intervals: int, regions: int, history_length: int
 ) -> Tensor:
-    """Eq 10, D9: P (B, N, regions * intervals), the share of valid behaviours in each cell; zero without any."""
-    counts = histogram(
-        r, mask, ages, intervals=intervals, regions=regions, history_length=history_length
-    )
+    """Eq 10, D9: (B, N, regions * intervals), the share of valid behaviours per cell; zero without any."""
+    counts = histogram(r, mask, ages, intervals=intervals, regions=regions, history_length=history_length)
     return counts / mask.sum(-1, keepdim=True).clamp(min=1)
 
 
 class Iddu(nn.Module):
     """tokens r̂ of P pairs, distribution: (P, cells) -> () float32, eq 13.
 
-    A random part of the valid tokens is masked out (eq 11, D11; at least one is kept), the mean of the rest is
-    decoded (eq 12) and compared with the distribution of the unmasked sequence (D13). Pairs without a valid
-    token are left out of the mean.
+    A random part of the valid tokens is masked out (eq 11, D11; at least one is kept), the mean of the rest
+    is decoded (eq 12) and compared with the distribution of the unmasked sequence (D13). Pairs without a
+    valid token are left out of the mean.
     """
 
     def __init__(self, dim: int, hidden: int, cells: int, mask_ratio: float, decoder: Decoder) -> None:

@@ -25,7 +25,7 @@ class ItemRows(NamedTuple):
 
 @dataclass(frozen=True)
 class AttributeTable:
-    """The attribute columns: `slots` per field, side by side; `rows` of the one table, row 0 = absent included."""
+    """The attribute columns: `slots` per field, side by side; `rows` of the one table, row 0 = absent."""
 
     slots: tuple[int, ...] = ()
     rows: int = 1

@@ -36,7 +36,7 @@ def mean_weights(mask: Tensor) -> Tensor:
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the valid entries of the last axis, zeros where nothing is valid. scores, mask: (..., T)."""
+    """Softmax over the valid entries, zeros where nothing is valid. scores, mask: (..., T)."""
     return torch.softmax(scores.masked_fill(~mask, MASKED), dim=-1) * mask
 
 

@@ -1,4 +1,4 @@
-"""MIEU, DMAE's Multimodal Interest Encoding Unit: a similarity and its age -> an interest vector (eq 1 to 4)."""
+"""MIEU, DMAE's Multimodal Interest Encoding Unit: similarity and age -> an interest vector (eq 1 to 4)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from training.models.layers import table
 class Mieu(nn.Module):
     """r: (B, N, T) in [0, 1], ages: (T,) -> interest vectors (B, N, T, d), one modality.
 
-    r^d  = (w r + b) Bucket[floor(r (N_B - 1))]                                     (1), (2), D3
-    r^sc = (sin(s r / base^(2i/d)), cos(s r / base^(2i/d)), ...) for i < d/2        (3), D4; s = 1 is the letter
-    out  = ReLU(W_2 (ReLU(W_1 (r^d ⊕ r^sc) + b_1) ⊕ PE_age) + b_2)                  (4), D5
+    r^d  = (w r + b) Bucket[floor(r (N_B - 1))]                                (1), (2), D3
+    r^sc = (sin(s r / base^(2i/d)), cos(s r / base^(2i/d)), ...), i < d/2      (3), D4; s = 1 is the letter
+    out  = ReLU(W_2 (ReLU(W_1 (r^d ⊕ r^sc) + b_1) ⊕ PE_age) + b_2)             (4), D5
 
-    W_1 and W_2 are applied by halves, each to its side of ⊕: the bucket half to the N_B embeddings instead of
-    every token, the position half to T ages. `similarity_embedding=False` is the variant w/o MIEU-se: the plain
-    bucket embedding feeds W_1, without scaling and sines.
+    W_1 and W_2 are applied by halves, each to its side of ⊕: the bucket half to the N_B embeddings instead
+    of every token, the position half to T ages. `similarity_embedding=False` is the variant w/o MIEU-se: the
+    plain bucket embedding feeds W_1, without scaling and sines.
     """
 
     omega: Tensor

@@ -39,7 +39,8 @@ class IntraModal(nn.Module):
 
     The letter has no residual and no LayerNorm (D6); both are flags. Both directions unless causal, where a
     behaviour reads only itself and older ones. (e_i W_Q)(e_j W_K)^T = (e_i W_Q W_K^T) e_j^T and
-    sum_j a_ij (e_j W_V) = (sum_j a_ij e_j) W_V: the window reads the tokens themselves, W_V waits in `Tokens`.
+    sum_j a_ij (e_j W_V) = (sum_j a_ij e_j) W_V: the window reads the tokens themselves, W_V waits in
+    `Tokens`.
     """
 
     def __init__(self, dim: int, radius: int, *, residual: bool, layernorm: bool, causal: bool) -> None:

@@ -1,4 +1,4 @@
-"""The ranker: item embeddings, one ID module, any set of content modules, a deep network (DMAE eq 15, MIM eq 9)."""
+"""The ranker: one ID module, any set of content modules, a deep network (DMAE eq 15, MIM eq 9)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from training.models.view import ContentInterest, View
 
 
 class RankerOutput(NamedTuple):
-    """logit: (B, N) float32; auxiliary: () float32, what training adds to the loss, already weighted; 0 in eval."""
+    """logit: (B, N) float32; auxiliary: () float32, weighted, what training adds to the loss; 0 in eval."""
 
     logit: Tensor
     auxiliary: Tensor
@@ -56,7 +56,10 @@ class Ranker(nn.Module):
     def forward(
         self, rows: ItemRows, candidates: Tensor, behaviours: Tensor, behaviour_mask: Tensor
     ) -> RankerOutput:
-        """candidates: (B, N) int32, behaviours: (B, T) int32 newest last, behaviour_mask: (B, T) bool; 1 <= T <= T_max."""
+        """candidates: (B, N) int32; behaviours: (B, T) int32, newest last; behaviour_mask: (B, T) bool.
+
+        T may be anything from 1 to T_max.
+        """
         view = self._view(rows, candidates, behaviours, behaviour_mask)
         parts, auxiliary = [view.candidates], view.candidates.new_zeros(())
         if self.id_interest is not None:

@@ -36,7 +36,7 @@ class TargetVector(nn.Module):
         self.config = config
         self.width = sum(config.projection or dims[name] for name in config.modalities)
         self.projections = nn.ModuleList(
-            nn.Identity() if config.projection is None else nn.Linear(dims[name], config.projection, bias=False)
+            nn.Linear(dims[name], config.projection, bias=False) if config.projection else nn.Identity()
             for name in config.modalities
         )
 

@@ -21,7 +21,7 @@ class View(NamedTuple):
 
 
 class ContentOutput(NamedTuple):
-    """features: (B, N, width); auxiliary: () a loss to add in training, already weighted; None where there is none."""
+    """features: (B, N, width); auxiliary: () a weighted loss to add in training, None where there is none."""
 
     features: Tensor
     auxiliary: Tensor | None

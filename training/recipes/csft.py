@@ -20,12 +20,13 @@ from contracts.errors import InvalidInput
 from training.item_features import Features, Rows, Step
 from training.losses import CsftLoss
 from training.models.fusion import EncoderHead
-from training.recipes.head_bench import HeadBench, Recalls
+from training.recipes.head_bench import HeadBench, Recalls, Vectors
 from training.recipes.pair_split import Pairs, split_pairs
 from training.seeded import seeded
 
 Query = Literal["image", "fused"]
 _IMAGE_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)  # of the untrained fusion, text being 1
+_SETTLING_STEPS = 100
 _COMPONENT_ROWS = 20_000  # principal components come from at most so many items
 
 
@@ -33,8 +34,8 @@ _COMPONENT_ROWS = 20_000  # principal components come from at most so many items
 class CsftConfig:
     """query: what stands for the query item, its fused vector or, as in eq 5, its picture.
 
-    temperature_rate: the temperatures' own learning rate. At the head's slow one, 0.07 would stay too
-    sharp for pairs this faint, and the head would flatten its cosines (towards collapse) instead.
+    temperature_rate: the temperatures' own learning rate; before the head moves they settle alone. Else
+    0.07 is too sharp for faint pairs, and the head flattens its cosines (towards collapse) instead.
     """
 
     query: Query = "fused"
@@ -109,18 +110,8 @@ def train_head(
         weight = _start(head, text, image, rows, bench)
         before = bench.recalls(head)
         run = _Run(head, text, image, split.trained, config, seed)
-        best, kept, state = bench.score(head), 0, _copy(head)
-        step = 0
-        for step in range(1, config.steps + 1 if len(split.trained) else 1):
-            run.step(step)
-            progress(step, config.steps)
-            if step % config.evaluate_every == 0 or step == config.steps:
-                score = bench.score(head)
-                if score is None or best is None or score > best:
-                    best, kept, state = score, step, _copy(head)
-                elif step - kept >= config.patience * config.evaluate_every:
-                    break
-        head.load_state_dict(state)
+        run.settle(*bench.start_vectors(head))
+        kept, ran = _climb(head, run, bench, config, progress) if len(split.trained) else (0, 0)
         head.eval().requires_grad_(False)
         report = CsftReport(
             pairs=len(usable),
@@ -128,7 +119,7 @@ def train_head(
             query=config.query,
             image_weight=weight,
             steps=kept,
-            steps_run=step,
+            steps_run=ran,
             temperature=float(run.loss.q2item.temperature.detach()),
             before=before,
             after=bench.recalls(head),
@@ -148,11 +139,37 @@ def _start(head: EncoderHead, text: Features, image: Features, rows: Rows, bench
         head.fusion.start(weight)
         if weight == _IMAGE_WEIGHTS[0]:
             head.start(given[0], given[1], weight)
-        scores.append(bench.start_score(head))
-    known = [score for score in scores if score is not None]
-    best = _IMAGE_WEIGHTS[int(np.argmax(known))] if known else 1.0
+        scores.append(bench.start_gains(head).sum())
+    best = _IMAGE_WEIGHTS[int(np.argmax(scores))] if any(scores) else 1.0
     head.fusion.start(best)
     return best
+
+
+def _climb(
+    head: EncoderHead, run: _Run, bench: HeadBench, config: CsftConfig, progress: Step
+) -> tuple[int, int]:
+    """Train and leave the best head: its step, 0 where none is surely better than the start; the last step.
+
+    Surely: the mean gain over the start is more than its standard error. Nothing held out: the last head.
+    """
+    start = bench.gains(head)
+    untrained = state = _copy(head)
+    best, kept, step = start, 0, 0
+    for step in range(1, config.steps + 1):
+        run.step(step)
+        progress(step, config.steps)
+        if step % config.evaluate_every and step != config.steps:
+            continue
+        gains = bench.gains(head)
+        if not len(gains) or gains.mean() > best.mean():
+            best, kept, state = gains, step, _copy(head)
+        elif step - kept >= config.patience * config.evaluate_every:
+            break
+    rise = best - start
+    if len(rise) and rise.mean() <= rise.std() / np.sqrt(len(rise)):
+        kept, state = 0, untrained
+    head.load_state_dict(state)
+    return kept, step
 
 
 def _copy(head: EncoderHead) -> dict[str, Tensor]:
@@ -171,6 +188,7 @@ class _Run:
         self._has_text, self._has_image = torch.from_numpy(text.present), torch.from_numpy(image.present)
         self._pairs = torch.from_numpy(pairs)
         self._rng = np.random.default_rng(seed)
+        self._batch = min(config.batch, len(pairs))
         self.loss = CsftLoss(config.w_txt, config.w_img, config.temperature)
         self._rates = (config.learning_rate, config.temperature_rate)
         self._optimiser = torch.optim.AdamW(
@@ -180,13 +198,37 @@ class _Run:
             ]
         )
 
+    def settle(self, vectors: Vectors, pairs: Pairs) -> None:
+        """Fit the temperatures alone. vectors: (K, d) untrained, by modality; pairs: (P, 2) rows of them."""
+        if not len(pairs):
+            return
+        optimiser = torch.optim.Adam(self.loss.parameters(), lr=self._config.temperature_rate)
+        known = {name: torch.from_numpy(values) for name, values in vectors.items()}
+        for _ in range(_SETTLING_STEPS):
+            chosen = torch.from_numpy(pairs[self._rng.integers(0, len(pairs), self._batch)])
+            query, item = chosen[:, 0], chosen[:, 1]
+            loss = self.loss(
+                known[self._config.query][query],
+                known["fused"][item],
+                known["text"][item],
+                known["image"][item],
+                item,
+                query_keys=query,
+                query_items=query,
+                text_present=known["text"][item].any(dim=1),
+                image_present=known["image"][item].any(dim=1),
+            )
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+
     def step(self, number: int) -> None:
         """Step `number` of 1 to config.steps: warm-up, then linear decay."""
         config = self._config
         factor = min(1.0, number / max(1, config.warm_up)) * (1.0 - (number - 1) / config.steps)
         for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
-        chosen = self._rng.integers(0, len(self._pairs), min(config.batch, len(self._pairs)))
+        chosen = self._rng.integers(0, len(self._pairs), self._batch)
         pairs = self._pairs[torch.from_numpy(chosen)]
         rows, place = torch.unique(pairs, return_inverse=True)
         self._head.train()

@@ -10,7 +10,7 @@ import torch
 
 from training.item_features import Features, Rows
 from training.models.fusion import EncoderHead
-from training.recall import mean_pairwise_cosine, ndcg, ranks, recall
+from training.recall import gains, mean_pairwise_cosine, ranks, recall
 from training.recipes.pair_split import Pairs, PairSplit
 
 Recalls = Mapping[str, Mapping[str, Mapping[int, float]]]  # part -> "query>item" -> k -> share
@@ -21,6 +21,7 @@ _BATCH = 1_024
 _LEVELS = (("fused", "fused"), ("image", "fused"), ("text", "text"), ("image", "image"))
 
 Vectors = dict[str, npt.NDArray[np.float32]]
+Gains = npt.NDArray[np.float64]
 
 
 class HeadBench:
@@ -44,14 +45,17 @@ class HeadBench:
             torch.from_numpy(image.present[rows]),
         )
 
-    def score(self, head: EncoderHead) -> float | None:
-        """NDCG over pairs of unseen items, higher is better: what stops training. None without any."""
-        name = "unseen" if len(self._parts["unseen"]) else "seen"
-        return self._ndcg(head, name)
+    def gains(self, head: EncoderHead) -> Gains:
+        """NDCG's term of each pair of unseen items, (P,): what stops training. Empty where none is held out."""
+        return self._gains(head, "unseen" if len(self._parts["unseen"]) else "seen")
 
-    def start_score(self, head: EncoderHead) -> float | None:
-        """NDCG over trained pairs, for choices made before training."""
-        return self._ndcg(head, "start")
+    def start_gains(self, head: EncoderHead) -> Gains:
+        """NDCG's term of some trained pairs, for choices made before training."""
+        return self._gains(head, "start")
+
+    def start_vectors(self, head: EncoderHead) -> tuple[Vectors, Pairs]:
+        """Vectors by modality, and the pairs of `start_gains` as rows of them."""
+        return self._vectors(head), self._parts["start"]
 
     def recalls(self, head: EncoderHead) -> Recalls:
         """Recall at 1, 10 and 50 of both held-out parts, by the vectors compared."""
@@ -71,12 +75,12 @@ class HeadBench:
         few = slice(None, None, max(1, -(-self._count // _COSINE_ITEMS)))
         return {name: mean_pairwise_cosine(values[few]) for name, values in vectors.items()}
 
-    def _ndcg(self, head: EncoderHead, part: str) -> float | None:
+    def _gains(self, head: EncoderHead, part: str) -> Gains:
         pairs = self._parts[part]
         if not len(pairs):
-            return None
+            return np.zeros(0)
         vectors = self._vectors(head)
-        return ndcg(ranks(vectors[self._query], vectors["fused"], pairs, self._gallery))
+        return gains(ranks(vectors[self._query], vectors["fused"], pairs, self._gallery))
 
     @torch.no_grad()
     def _vectors(self, head: EncoderHead) -> Vectors:

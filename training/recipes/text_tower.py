@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,12 +59,13 @@ def _move(part: Path, folder: Path) -> None:
 
 
 def _export(folder: Path) -> None:
-    import transformers  # seconds to load, and not needed once the export lies in the cache
-
     spec = importlib.util.find_spec(WHEEL.replace("-", "_"))
     if spec is None or spec.origin is None:
         raise NotFound("text tower", WHEEL)
     source = Path(spec.origin).parent / "model"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other packages about one another
+        import transformers  # seconds to load, and not needed once the export lies in the cache
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     # Eager attention: ONNX Runtime fuses its pattern, a tenth faster than the exported scaled dot product.
     model = transformers.AutoModel.from_pretrained(

@@ -1,0 +1,87 @@
+"""MIEU, folded: every (4) of training.models.mieu is ReLU(G(r) + P_age), G of one scalar, P a constant.
+
+G(r) = W_left ReLU(W_1 (r^d ⊕ r^sc) + b_1) is tabulated. A bucket of eq 2 is cut into `cells` equal cells, a
+power of two, so that floor(r (N_B - 1) cells) / cells has exactly the bucket of floor(r (N_B - 1)) and no cell
+straddles a jump of G. Inside a cell G is interpolated between its two ends, both taken with the cell's bucket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from training.models.mieu import Mieu
+from training.models.window import BLOCK
+from training.serving_graph.builder import GraphBuilder, array
+
+Table = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SimilarityTable:
+    """value, slope: (rows, d); G(r) = value[cell] + (position - cell) * slope[cell], position = r * positions."""
+
+    value: Table
+    slope: Table
+
+
+def similarity_table(mieu: Mieu, cells: int) -> SimilarityTable:
+    """(N_B - 1) * cells rows and one for r = 1, which is a bucket of its own. cells: a power of two."""
+    last = mieu.buckets.shape[0] - 1
+    cell = np.arange(last * cells + 1)
+    bucket = cell // cells
+    left = encode(mieu, cell / (last * cells), bucket)
+    right = encode(mieu, (cell + 1) / (last * cells), bucket)
+    right[-1] = left[-1]
+    return SimilarityTable(left, right - left)
+
+
+def encode(mieu: Mieu, r: Table, bucket: npt.NDArray[np.int64]) -> Table:
+    """G: r, bucket (P,) -> (P, d), before the position half, the bias and the ReLU of (4)."""
+    d = mieu.w2.out_features
+    rows = array(mieu.buckets)[bucket]
+    if mieu.similarity_embedding:
+        angle = r[:, None] * array(mieu.omega)
+        rows = (float(array(mieu.scale)) * r + float(array(mieu.shift)))[:, None] * rows
+        rows = np.concatenate([rows, np.stack([np.sin(angle), np.cos(angle)], axis=2).reshape(-1, d)], axis=1)
+    hidden = np.maximum(rows @ array(mieu.w1.weight).T + array(mieu.w1.bias), 0.0)
+    out: Table = hidden @ array(mieu.w2.weight)[:, :d].T
+    return out
+
+
+def positions(mieu: Mieu) -> Table:
+    """P: (rows, d), oldest age first, filled up with zeros at the old end to whole blocks of the window."""
+    d = mieu.w2.out_features
+    by_age = array(mieu.position) @ array(mieu.w2.weight)[:, d:].T + array(mieu.w2.bias)
+    missing = -len(by_age) % BLOCK
+    return np.concatenate([np.zeros((missing, d)), by_age[::-1]])
+
+
+def exact(b: GraphBuilder, mieu: Mieu, scaled: str) -> str:
+    """G without a table: scaled = r (N_B - 1) clipped to its range, any shape (...) -> (..., d)."""
+    d = mieu.w2.out_features
+    last = mieu.buckets.shape[0] - 1
+    bucket = b.op("Cast", b.op("Floor", scaled), to=6)
+    w1 = array(mieu.w1.weight)
+    by_bucket = array(mieu.buckets) @ w1[:, :d].T
+    if not mieu.similarity_embedding:
+        hidden = b.op("Gather", b.const(np.maximum(by_bucket + array(mieu.w1.bias), 0.0)), bucket)
+    else:
+        r = b.unsqueeze(b.op("Div", scaled, b.const(float(last))), -1)
+        angle = b.op("Mul", r, b.const(array(mieu.omega)))
+        waves = b.op("Concat", b.op("Sin", angle), b.op("Cos", angle), axis=-1)
+        halves = np.concatenate([w1[:, d::2], w1[:, d + 1 :: 2]], axis=1)
+        hidden = b.op("Add", b.op("MatMul", waves, b.const(halves.T)), b.const(array(mieu.w1.bias)))
+        factor = b.op("Add", b.op("Mul", r, b.const(float(array(mieu.scale)))), b.const(float(array(mieu.shift))))
+        hidden = b.op("Add", hidden, b.op("Mul", b.op("Gather", b.const(by_bucket), bucket), factor))
+        hidden = b.op("Relu", hidden)
+    return b.op("MatMul", hidden, b.const(array(mieu.w2.weight)[:, :d].T))
+
+
+def score_bound(values: Table, slopes: Table, places: Table, folded: Table) -> float:
+    """An upper bound of |e_i A e_j| over all tokens e = ReLU(G + P): what a softmax may meet."""
+    top = np.maximum(values, values + slopes).max(0) + places.max(0)
+    largest = np.linalg.norm(np.maximum(top, 0.0))
+    return float(largest**2 * np.linalg.norm(folded, 2))

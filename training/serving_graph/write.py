@@ -1,0 +1,166 @@
+"""A trained ranker as the serving graph: the inputs and outputs of contracts.features, rewritten for speed.
+
+Everything is exact up to rounding but DMAE's similarity table. The reference it is checked against is
+training.graph's module, which has none of these rewrites beyond those that training itself uses.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+from torch import nn
+
+from contracts.errors import InvalidInput
+from contracts.features import GRAPH_INPUTS, GRAPH_OUTPUTS
+from contracts.onnx_model import OnnxModel
+from training.graph import PARITY, Inputs, check_parity
+from training.models.ciubm import Ciubm
+from training.models.dmae import Dmae
+from training.models.ranker import Ranker
+from training.models.simtier import SimTier
+from training.models.target_vector import TargetVector
+from training.serving_graph import ciubm as ciubm_graph
+from training.serving_graph import dmae as dmae_graph
+from training.serving_graph import id_interest, similarity_features
+from training.serving_graph.builder import GraphBuilder, array
+from training.serving_graph.inputs import Inputs as Gathered
+from training.serving_graph.mieu import Table
+
+TABULATED = 4e-4  # on the logit: what the similarity table may cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingOptions:
+    """cells: of the similarity table per bucket, a power of two; None = exact, without a table.
+
+    behaviours: the T to expect, for the choice of CiUBM's form; None = the ranker's history length.
+    """
+
+    cells: int | None = 32
+    behaviours: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.cells is not None and (self.cells < 1 or self.cells & (self.cells - 1)):
+            raise InvalidInput("serving.cells", self.cells, "must be a power of two")
+        if self.behaviours is not None and self.behaviours < 1:
+            raise InvalidInput("serving.behaviours", self.behaviours, "must be at least 1")
+
+
+class ServingParity(NamedTuple):
+    """Largest differences of a logit from torch: without the similarity table, and with it."""
+
+    folded: float
+    tabulated: float
+
+
+def write_serving_graph(ranker: Ranker, path: Path, options: ServingOptions | None = None) -> None:
+    """Write one self-contained ONNX file with free K, B, N and T."""
+    onnx.save_model(serving_model(ranker, options or ServingOptions()), str(path))
+
+
+def write_checked(
+    ranker: Ranker, path: Path, inputs: Inputs, options: ServingOptions | None = None
+) -> ServingParity:
+    """`write_serving_graph` behind both gates, over training.graph.parity_cases of `inputs`.
+
+    Raises BrokenBundle where a logit of the graph without a table is off by more than 1e-5, or one of the graph
+    as written by more than 4e-4.
+    """
+    chosen = options or ServingOptions()
+    write_serving_graph(ranker, path, chosen)
+    tabulated = check_parity(ranker, OnnxModel(path), inputs, TABULATED)
+    if chosen.cells is None:
+        return ServingParity(check_parity(ranker, OnnxModel(path), inputs, PARITY), tabulated)
+    with tempfile.TemporaryDirectory() as directory:
+        exact = Path(directory) / "folded.onnx"
+        write_serving_graph(ranker, exact, ServingOptions(cells=None, behaviours=chosen.behaviours))
+        return ServingParity(check_parity(ranker, OnnxModel(exact), inputs, PARITY), tabulated)
+
+
+def serving_model(ranker: Ranker, options: ServingOptions) -> Any:
+    """The ModelProto."""
+    b = GraphBuilder()
+    inputs = Gathered(b, ranker)
+    layers = [layer for layer in ranker.network if isinstance(layer, nn.Linear)]
+    first = array(layers[0].weight).T  # (features, h), rows in the order of the modules
+    dense: list[tuple[str, Table]] = []  # (B, N, w) and its rows of `first`
+    added: list[str] = []  # (B, N, h), through `first` already
+    start = 0
+
+    def rows(width: int) -> Table:
+        nonlocal start
+        start += width
+        return first[start - width : start]
+
+    dense.append((inputs.candidates, rows(inputs.width)))
+    if ranker.id_interest is not None:
+        dense.append((id_interest.id_interest(b, inputs, ranker.id_interest), rows(inputs.width)))
+    for module in ranker.content:
+        match module:
+            case Dmae():
+                dense.append((dmae_graph.dmae(b, inputs, module, options.cells), rows(module.width)))
+            case Ciubm():
+                form = _form(module, inputs, options)
+                added.append(ciubm_graph.ciubm(b, inputs, module, rows(module.width), form))
+            case SimTier():
+                dense.append((similarity_features.simtier(b, inputs, module), rows(module.width)))
+            case TargetVector():
+                own = rows(module.width)
+                dense.append(similarity_features.target_vector(b, inputs, module, own))
+            case _:
+                raise InvalidInput("ranker.content", type(module).__name__, "has no serving graph")
+    logit = _network(b, dense, added, layers)
+    logit = b.reshape(logit, b.size("candidates", 0), b.size("candidates", 1))
+    b.nodes.append(helper.make_node("Identity", [logit], ["logit"]))
+    b.nodes.append(helper.make_node("Sigmoid", [logit], ["score"]))
+    return b.model(_signature(ranker), _outputs())
+
+
+def _form(module: Ciubm, inputs: Gathered, options: ServingOptions) -> ciubm_graph.Form:
+    expected = options.behaviours or inputs.history_length
+    dim = inputs.dim(module.config.modality)
+    pays = ciubm_graph.matrices_pay(dim, inputs.width, expected)
+    return "matrices" if pays and ciubm_graph.possible(module) else "loop"
+
+
+def _network(
+    b: GraphBuilder, dense: list[tuple[str, Table]], added: list[str], layers: list[nn.Linear]
+) -> str:
+    """The deep network over all B * N candidates at once: (B * N, 1)."""
+    weight = np.concatenate([rows for _, rows in dense])
+    parts = [name for name, _ in dense]
+    x = parts[0] if len(parts) == 1 else b.op("Concat", *parts, axis=2)
+    x = b.reshape(x, -1, weight.shape[0])
+    x = b.op("Gemm", x, b.const(weight), b.const(array(layers[0].bias)))
+    for extra in added:
+        x = b.op("Add", x, b.reshape(extra, -1, weight.shape[1]))
+    for layer in layers[1:]:
+        x = b.op("Gemm", b.op("Relu", x), b.const(array(layer.weight).T), b.const(array(layer.bias)))
+    return x
+
+
+def _signature(ranker: Ranker) -> list[Any]:
+    config = ranker.config
+    modalities = config.modalities
+    kinds = {
+        "codes": (TensorProto.INT8, ["K", sum(m.dim for m in modalities)]),
+        "inv_norm": (TensorProto.FLOAT, ["K", len(modalities)]),
+        "attributes": (TensorProto.INT32, ["K", sum(config.attributes.slots)]),
+        "id_codes": (TensorProto.INT8, ["K", config.id_dim]),
+        "id_scale": (TensorProto.FLOAT, ["K"]),
+        "id_known": (TensorProto.BOOL, ["K"]),
+        "candidates": (TensorProto.INT32, ["B", "N"]),
+        "behaviours": (TensorProto.INT32, ["B", "T"]),
+        "behaviour_mask": (TensorProto.BOOL, ["B", "T"]),
+    }
+    return [helper.make_tensor_value_info(name, *kinds[name]) for name in GRAPH_INPUTS]
+
+
+def _outputs() -> list[Any]:
+    return [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", "N"]) for name in GRAPH_OUTPUTS]
