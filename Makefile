@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test demo up loadtest proto format clean
+.PHONY: help install check test test-install demo up loadtest proto format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,14 @@ loadtest: install ## 60 s of locust over HTTP and gRPC against `repcenter up`
 	@test -f var/demo/summary.json || $(MAKE) demo
 	$(BIN)/repcenter loadtest --var var/demo --seconds 60
 
+test-install: ## a serving-only install in an environment of its own: no torch
+	$(PYTHON) -m venv .venv-serving
+	.venv-serving/bin/pip install --quiet --disable-pip-version-check -c constraints.txt '.[cpu]'
+	! .venv-serving/bin/python -c 'import torch' 2>/dev/null
+	cd / && $(CURDIR)/.venv-serving/bin/repcenter --help >/dev/null
+	cd / && $(CURDIR)/.venv-serving/bin/python -c 'import serving.app, realtime_infer.app, cli.stack'
+	rm -rf .venv-serving
+
 proto: ## regenerate the gRPC stubs (its own environment: stubs of 1.81.1 load under protobuf 6 and 7)
 	$(PYTHON) -m venv .venv-proto
 	.venv-proto/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.81.1
@@ -56,4 +64,4 @@ format: install ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and everything under var/
-	rm -rf $(VENV) .venv-proto var .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-proto .venv-serving var .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import shutil
@@ -56,6 +57,7 @@ SCENE = "default"
 _OWN = ("valkey", "bundles", "offline", "work", "world", "logs")
 _ENCODE_BATCH = 64
 _ID_CHUNK = 4096
+_LARGE_LOG = 300_000  # candidate rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,9 +262,17 @@ def _rankers(
             table,
             serving_table,
             new,
-            config=TrainingConfig(seed=options.seed, threads=os.cpu_count() or 1),
+            config=_training(options, int(samples.candidate_mask.sum())),
             on_step=progress,
         )
+
+
+def _training(options: DemoOptions, rows: int) -> TrainingConfig:
+    """Small logs want more and smaller steps; large ones overfit after two epochs."""
+    common = TrainingConfig(seed=options.seed, threads=os.cpu_count() or 1)
+    if rows >= _LARGE_LOG:
+        return common
+    return dataclasses.replace(common, epochs=3, batch_rows=256, validations_per_epoch=2, patience=4)
 
 
 def _publish(

@@ -68,30 +68,36 @@ class Stack:
 
     def start(self) -> None:
         """Start every service and write endpoints.json; `wait_ready` says when they serve."""
-        logs = self._var / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        for name, (http_port, grpc_port) in self._services.items():
-            environment = {
-                **os.environ,
-                "REPCENTER_REDIS_URL": self.endpoints.redis_url,
-                "REPCENTER_VAR_DIR": str(self._var),
-                "REPCENTER_HOST": _HOST,
-                "REPCENTER_HTTP_PORT": str(http_port),
-                "REPCENTER_GRPC_PORT": str(grpc_port),
-            }
-            with (logs / f"{name}.log").open("ab") as log:
-                self._processes[name] = subprocess.Popen(
-                    [sys.executable, "-m", "cli.main", name],
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+        (self._var / "logs").mkdir(parents=True, exist_ok=True)
+        for name in self._services:
+            self.launch(name)
         (self._var / ENDPOINTS_FILE).write_text(json.dumps(asdict(self.endpoints), indent=2) + "\n")
 
-    def pid(self, name: str) -> int:
-        return self._processes[name].pid
+    def launch(self, name: str) -> None:
+        """Start one service on its ports, in place of a process that has ended."""
+        http_port, grpc_port = self._services[name]
+        environment = {
+            **os.environ,
+            "REPCENTER_REDIS_URL": self.endpoints.redis_url,
+            "REPCENTER_VAR_DIR": str(self._var),
+            "REPCENTER_HOST": _HOST,
+            "REPCENTER_HTTP_PORT": str(http_port),
+            "REPCENTER_GRPC_PORT": str(grpc_port),
+        }
+        with (self._var / "logs" / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "cli.main", name],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def kill(self, name: str) -> None:
+        """SIGKILL one service."""
+        self._processes[name].kill()
+        self._processes[name].wait()
 
     def wait_ready(
         self, names: tuple[str, ...] = ("door", "scorer", "worker"), timeout_s: float = 60.0

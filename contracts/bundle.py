@@ -113,7 +113,9 @@ def publish(bundle: Bundle, root: str) -> str:
         for relative in bundle.manifest.files:
             filesystem.makedirs(str(PurePosixPath(f"{target}/{relative}").parent), exist_ok=True)
             filesystem.put_file(str(bundle.path / relative), f"{target}/{relative}")
-        filesystem.pipe_file(f"{target}/{MANIFEST}", bundle.manifest.to_bytes())
+        part = f"{target}/{MANIFEST}.part"  # a kill in mid-write must not leave half a manifest
+        filesystem.pipe_file(part, bundle.manifest.to_bytes())
+        filesystem.mv(part, f"{target}/{MANIFEST}")
     return str(filesystem.unstrip_protocol(target))
 
 

@@ -44,8 +44,13 @@ def _installed(name: str) -> bool:
 class OnnxModel:
     """One session. Thread-safe to run; ORT releases the interpreter lock while it computes."""
 
-    def __init__(self, path: Path, *, device: Device = "cpu", threads: int = 1) -> None:
-        """threads: of one run() on the CPU. Raises ProviderUnavailable where the device was not obtained."""
+    def __init__(
+        self, path: Path, *, device: Device = "cpu", threads: int = 1, kernels: Path | None = None
+    ) -> None:
+        """threads: of one run() on the CPU. kernels: the library of contracts.kernels, for the CPU only.
+
+        Raises ProviderUnavailable where the device or the library was not obtained.
+        """
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -54,6 +59,11 @@ class OnnxModel:
         wanted = _PROVIDERS[device]
         if wanted not in onnxruntime.get_available_providers():
             raise ProviderUnavailable(f"{path.name}: {wanted} is not in {check_runtime()}")
+        if kernels is not None and device == "cpu":
+            try:
+                options.register_custom_ops_library(str(kernels))
+            except Exception as error:  # ORT's exceptions share no base class
+                raise ProviderUnavailable(f"{kernels}: ONNX Runtime cannot load the kernels: {error}") from error
         # TF32 costs 1e-3 of a cosine and can move a similarity into another bucket.
         provider = (wanted, {"use_tf32": "0"}) if device == "cuda" else wanted
         try:

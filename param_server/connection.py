@@ -65,9 +65,17 @@ def connect(url: str, settings: StoreSettings) -> Redis:
 
 @asynccontextmanager
 async def redis_errors(what: str) -> AsyncIterator[None]:
-    """Redis errors inside the block become Unavailable; the caller's own timeout DeadlineExceeded."""
+    """Redis errors inside the block become Unavailable; the caller's own timeout DeadlineExceeded.
+
+    redis-py waits with asyncio.wait_for, which on Python 3.11 loses a cancellation that arrives together
+    with the reply; it is raised again here, or a cancelled task would go on as if nothing had happened.
+    """
+    task = asyncio.current_task()
+    cancellations = task.cancelling() if task is not None else 0
     try:
         yield
+        if task is not None and task.cancelling() > cancellations:
+            raise asyncio.CancelledError
     except RedisTimeoutError as error:
         raise Unavailable(f"{what}: no reply from Redis in time") from error
     except (RedisConnectionError, ResponseError, OSError) as error:

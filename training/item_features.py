@@ -42,7 +42,7 @@ def text_features(
     present[[row for row in rows.tolist() if texts[row]]] = True
     wanted = np.flatnonzero(present)
     # Texts of like length share a batch, which is padded to its longest.
-    wanted = wanted[np.argsort([len(texts[row]) for row in wanted], kind="stable")]
+    wanted = wanted[np.argsort([len(texts[row]) for row in wanted.tolist()], kind="stable")]
     values = np.zeros((len(texts), fixed_dim(model, "text_features")), dtype=np.float32)
     for start in range(0, len(wanted), _BATCH):
         batch = wanted[start : start + _BATCH]

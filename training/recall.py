@@ -41,7 +41,8 @@ def recall(found: Indices, at: Sequence[int] = (1, 10, 50)) -> dict[int, float]:
 
 def gains(found: Indices) -> npt.NDArray[np.float64]:
     """1 / log2(2 + rank) of each pair, whose mean is NDCG: recall without a cut-off, so far less noisy."""
-    return 1.0 / np.log2(2.0 + found)
+    each: npt.NDArray[np.float64] = 1.0 / np.log2(2.0 + found)
+    return each
 
 
 def mean_pairwise_cosine(vectors: Vectors) -> float:

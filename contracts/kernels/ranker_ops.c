@@ -27,7 +27,7 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 
 /* ---- arithmetic on lanes ---- */
 
-INLINE vec relu(vec x) { return (vec)((ivec)x & (x > 0.0f)); }
+INLINE vec relu(vec x) { return (vec)((ivec)x & ~(x < 0.0f)); } /* NaN stays */
 INLINE vec larger(vec a, vec b) { return (vec)(((ivec)a & (a > b)) | ((ivec)b & ~(a > b))); }
 
 /* exp of x <= 0, relative error below 2e-7; exactly 0 far below. */
@@ -70,11 +70,9 @@ INLINE vec exp_lanes(vec x) {
     TO(acc, o);                                                                                       \
   }
 
-/* 16 rows of 16 floats -> 16 vectors of one column each. */
-INLINE void transpose(const float *rows, int64_t stride, vec *out) {
-  typedef vec half; /* butterflies: exchange blocks of 8, 4, 2, 1 lanes between row pairs */
-  half a[16], b[16];
-  _Pragma("GCC unroll 16") for (int k = 0; k < 16; k++) memcpy(&a[k], rows + k * stride, sizeof(vec));
+/* 16 vectors in place: lane l of vector k and lane k of vector l change places. */
+INLINE void transpose(vec a[LANES]) {
+  vec b[LANES];
   const ivec lo8 = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23};
   const ivec hi8 = {8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31};
   const ivec lo4 = {0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27};
@@ -83,16 +81,22 @@ INLINE void transpose(const float *rows, int64_t stride, vec *out) {
   const ivec hi2 = {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31};
   const ivec lo1 = {0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30};
   const ivec hi1 = {1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31};
-#define STAGE(from, to, step, lo, hi)                                    \
-  _Pragma("GCC unroll 16") for (int k = 0; k < 16; k++) if (!(k & step)) { \
-    to[k] = __builtin_shuffle(from[k], from[k + step], lo);              \
-    to[k + step] = __builtin_shuffle(from[k], from[k + step], hi);       \
+#define STAGE(from, to, step, lo, hi)                          \
+  _Pragma("GCC unroll 16") for (int k = 0; k < LANES; k++) if (!(k & step)) { \
+    to[k] = __builtin_shuffle(from[k], from[k + step], lo);    \
+    to[k + step] = __builtin_shuffle(from[k], from[k + step], hi); \
   }
   STAGE(a, b, 8, lo8, hi8)
   STAGE(b, a, 4, lo4, hi4)
   STAGE(a, b, 2, lo2, hi2)
-  STAGE(b, out, 1, lo1, hi1)
+  STAGE(b, a, 1, lo1, hi1)
 #undef STAGE
+}
+
+INLINE vec load(const float *from) {
+  vec out;
+  memcpy(&out, from, sizeof out);
+  return out;
 }
 
 /* columns [0, width) of up to 16 rows -> width vectors; lanes beyond the last row repeat it. */
@@ -101,7 +105,21 @@ INLINE void load_lanes(const float *rows, int64_t width, int64_t count, vec *out
     for (int64_t l = 0; l < LANES; l++) out[i][l] = rows[(l < count ? l : count - 1) * width + i];
 }
 
-INLINE void *scratch(size_t vectors) { return aligned_alloc(64, (vectors ? vectors : 1) * sizeof(vec)); }
+/* ---- scratch memory: one buffer per kernel stays between runs, since fresh pages cost as much as a small run ---- */
+
+typedef struct { size_t bytes; } Buffer; /* the first vector of the allocation; the rest is the caller's */
+
+static Buffer *take(Buffer **spare, size_t vectors) {
+  const size_t bytes = (vectors + 1) * sizeof(vec);
+  Buffer *buffer = __atomic_exchange_n(spare, 0, __ATOMIC_ACQ_REL);
+  if (buffer && buffer->bytes >= bytes) return buffer;
+  free(buffer);
+  buffer = aligned_alloc(sizeof(vec), bytes);
+  if (buffer) buffer->bytes = bytes;
+  return buffer;
+}
+
+static void give(Buffer **spare, Buffer *buffer) { free(__atomic_exchange_n(spare, buffer, __ATOMIC_ACQ_REL)); }
 
 /* ---- DIN ---- */
 
@@ -112,12 +130,10 @@ typedef struct {
 } Din;
 
 /* assembled (d+1, (d+1) h): W_x on its diagonal, W_k - W_- in its last row, W_q + W_- in its last column. */
-DISPATCHED static int din(const Din *x) {
+DISPATCHED static void din(const Din *x, vec *q) {
   const int64_t d = x->width, h = x->hidden, t_count = x->behaviours, row = (d + 1) * h;
-  float *by_key = scratch((t_count * h + LANES) / LANES + 1); /* (T, h) */
-  vec *v = scratch(d + h + 2 * d + 2 * h + 2);
-  if (!by_key || !v) return free(by_key), free(v), 1;
-  vec *q = v, *bias = q + d, *qk = bias + h, *first = qk + 2 * d;
+  vec *bias = q + d, *qk = bias + h, *first = qk + 2 * d;
+  float *by_key = (float *)(first + 2 * h); /* (T, h) */
   const float *w_k = x->assembled + d * row;
   for (int64_t b = 0; b < x->requests; b++) {
     const float *keys = x->keys + b * t_count * d;
@@ -153,10 +169,9 @@ DISPATCHED static int din(const Din *x) {
       }
     }
   }
-  free(by_key);
-  free(v);
-  return 0;
 }
+
+static size_t din_scratch(const Din *x) { return 3 * (x->width + x->hidden) + x->behaviours * x->hidden / LANES + 1; }
 
 /* ---- DMAE ---- */
 
@@ -167,23 +182,31 @@ typedef struct {
 } Dmae;
 
 /* ReLU(G + P) of one behaviour for 16 candidates: [i] of width d. position: of the first lane, T apart. */
-INLINE void token(const Dmae *x, int m, const float *position, int64_t lanes, int64_t t, float *rows, vec *out) {
+INLINE void token(const Dmae *x, int m, const float *position, int64_t lanes, int64_t t, vec *out) {
   const int64_t d = x->width;
   const float *place = x->place + (m * x->places + x->places - x->behaviours + t) * d;
+  const float *values = x->value + m * x->rows * d, *slopes = x->slope + m * x->rows * d;
+  int64_t row[LANES];
+  float inside[LANES];
   for (int64_t l = 0; l < LANES; l++) {
     const float p = position[(l < lanes ? l : lanes - 1) * x->behaviours + t];
-    int64_t cell = p >= 0.0f ? (p < (float)x->rows ? (int64_t)p : x->rows - 1) : 0;
-    const float inside = p - (float)cell;
-    const float *value = x->value + (m * x->rows + cell) * d, *slope = x->slope + (m * x->rows + cell) * d;
-    for (int64_t i = 0; i < d; i++) {
-      const float e = value[i] + inside * slope[i] + place[i];
-      rows[l * d + i] = e < 0.0f ? 0.0f : e; /* NaN stays */
-    }
+    const int64_t cell = p >= 0.0f ? (p < (float)x->rows ? (int64_t)p : x->rows - 1) : 0;
+    inside[l] = p - (float)cell;
+    row[l] = cell * d;
   }
   int64_t i = 0;
-  for (; i + LANES <= d; i += LANES) transpose(rows + i, d, out + i);
-  for (; i < d; i++)
-    for (int64_t l = 0; l < LANES; l++) out[i][l] = rows[l * d + i];
+  for (; i + LANES <= d; i += LANES) {
+    vec a[LANES];
+    const vec here = load(place + i);
+    _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++)
+      a[l] = relu(load(values + row[l] + i) + inside[l] * load(slopes + row[l] + i) + here);
+    transpose(a);
+    _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++) out[i + l] = a[l];
+  }
+  for (; i < d; i++) {
+    for (int64_t l = 0; l < LANES; l++) out[i][l] = values[row[l] + i] + inside[l] * slopes[row[l] + i] + place[i];
+    out[i] = relu(out[i]);
+  }
 }
 
 /* Behaviours t and t + 1 read their windows: z (2 rows of d) of both. e: ring of tokens, slot = t mod ring. */
@@ -247,18 +270,25 @@ INLINE void window_pair(const Dmae *x, int m, int64_t t, const float *present, c
   for (; i < d; i++) READ(1)
 }
 
-DISPATCHED static int dmae(const Dmae *x) {
-  const int64_t d = x->width, count = x->behaviours, pairs = x->requests * x->candidates;
+static int64_t ring_size(const Dmae *x) {
   int64_t ring = 4;
   while (ring < 2 * x->radius + 4) ring *= 2;
-  const size_t tokens = (count + 1) * d;
-  vec *v = scratch(2 * tokens + ring * d + 4 * d + 2 * (2 * x->radius + 8) + 2 * d + 3 * d + count + d + 16);
-  if (!v) return 1;
-  vec *z[2] = {v, v + tokens}, *e = v + 2 * tokens, *qe = e + ring * d, *query = qe + 2 * d;
-  vec *scores = query + 2 * d, *mean[2] = {scores + 2 * (2 * x->radius + 8), 0};
-  mean[1] = mean[0] + d;
-  vec *ask = mean[1] + d, *attended = ask + d, *output = attended + d, *weight = output + d;
-  float *rows = (float *)(weight + count + 1); /* (LANES, d) */
+  return ring;
+}
+
+static int64_t padded_behaviours(const Dmae *x) { return (x->behaviours + 3) & ~(int64_t)3; }
+
+static size_t dmae_scratch(const Dmae *x) {
+  const size_t d = x->width, padded = padded_behaviours(x);
+  return 2 * padded * d + ring_size(x) * d + 9 * d + 2 * (2 * x->radius + 8) + padded;
+}
+
+DISPATCHED static void dmae(const Dmae *x, vec *v) {
+  const int64_t d = x->width, count = x->behaviours, pairs = x->requests * x->candidates;
+  const int64_t ring = ring_size(x), padded = padded_behaviours(x); /* padded: of the second pass */
+  vec *z[2] = {v, v + padded * d}, *e = v + 2 * padded * d, *qe = e + ring * d, *query = qe + 2 * d;
+  vec *mean[2] = {query + 2 * d, query + 3 * d}, *ask = query + 4 * d, *attended = ask + d, *output = attended + d;
+  vec *weight = output + d, *scores = weight + padded;
   for (int64_t b = 0; b < x->requests; b++) {
     for (int64_t n = 0; n < x->candidates; n += LANES) {
       const int64_t lanes = x->candidates - n < LANES ? x->candidates - n : LANES;
@@ -269,18 +299,21 @@ DISPATCHED static int dmae(const Dmae *x) {
         float total = 0.0f;
         int64_t made = 0;
         for (int64_t i = 0; i < d; i++) mean[m][i] = (vec){0};
+        memset(z[m] + (padded - 4) * d, 0, 4 * d * sizeof(vec));
         for (int64_t t = 0; t < count; t += 2) {
           const int64_t u = t + 1 < count ? t + 1 : t;
-          if (!(present[t] > 0.0f) && !(present[u] > 0.0f)) continue;
+          if (!(present[t] > 0.0f) && !(present[u] > 0.0f)) {
+            memset(z[m] + t * d, 0, 2 * d * sizeof(vec));
+            continue;
+          }
           if (made < t - x->radius) made = t - x->radius;
           for (; made <= t + 1 + x->radius && made < count; made++)
-            token(x, m, position, lanes, made, rows, e + (made & (ring - 1)) * d);
+            token(x, m, position, lanes, made, e + (made & (ring - 1)) * d);
           window_pair(x, m, t, present, e, ring, qe, query, scores, z[m] + t * d);
-          for (int64_t w = t; w <= u; w++) {
-            if (!(present[w] > 0.0f)) continue;
-            total += 1.0f;
-            for (int64_t i = 0; i < d; i++) mean[m][i] += z[m][w * d + i];
-          }
+          const vec *z0 = z[m] + t * d, *z1 = z0 + d;
+          const float w0 = present[t] > 0.0f, w1 = u > t && present[u] > 0.0f;
+          total += w0 + w1;
+          for (int64_t i = 0; i < d; i++) mean[m][i] += w0 * z0[i] + w1 * z1[i];
         }
         vec over;
         for (int64_t l = 0; l < LANES; l++)
@@ -296,8 +329,7 @@ DISPATCHED static int dmae(const Dmae *x) {
           for (int64_t i = 0; i < d; i++) ask[o] += u[i * d + o] * mean[1 - m][i];
         }
         vec top = (vec){0} - 1e30f, sum = {0};
-        for (int64_t t = 0; t < count; t++) {
-          if (!(present[t] > 0.0f)) continue;
+        for (int64_t t = 0; t < padded; t++) {
           const vec *at = z[m] + t * d;
           vec part[4] = {{0}, {0}, {0}, {0}};
           int64_t i = 0;
@@ -305,14 +337,19 @@ DISPATCHED static int dmae(const Dmae *x) {
             _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) part[j] += ask[i + j] * at[i + j];
           for (; i < d; i++) part[0] += ask[i] * at[i];
           weight[t] = (part[0] + part[1]) + (part[2] + part[3]);
+          if (t >= count || !(present[t] > 0.0f)) weight[t] = (vec){0} - 1e30f;
           top = larger(weight[t], top);
         }
+        for (int64_t t = 0; t < padded; t++) {
+          weight[t] = exp_lanes(weight[t] - top);
+          if (t >= count || !(present[t] > 0.0f)) weight[t] = (vec){0};
+          sum += weight[t];
+        }
         for (int64_t i = 0; i < d; i++) attended[i] = (vec){0};
-        for (int64_t t = 0; t < count; t++) {
-          if (!(present[t] > 0.0f)) continue;
-          const vec p = exp_lanes(weight[t] - top);
-          sum += p;
-          for (int64_t i = 0; i < d; i++) attended[i] += p * z[m][t * d + i];
+        for (int64_t t = 0; t < padded; t += 4) {
+          const vec *at = z[m] + t * d, p0 = weight[t], p1 = weight[t + 1], p2 = weight[t + 2], p3 = weight[t + 3];
+          for (int64_t i = 0; i < d; i++)
+            attended[i] += (p0 * at[i] + p1 * at[d + i]) + (p2 * at[2 * d + i] + p3 * at[3 * d + i]);
         }
         for (int64_t o = 0; o < d; o++) {
           output[o] = (vec){0};
@@ -326,8 +363,6 @@ DISPATCHED static int dmae(const Dmae *x) {
       }
     }
   }
-  free(v);
-  return 0;
 }
 
 /* ---- ONNX Runtime's C API, by number ---- */
@@ -365,7 +400,7 @@ struct Op { /* OrtCustomOp as of version 16 */
   size_t own_inputs;
 };
 
-typedef struct { Api api; int64_t radius, causal; } Kernel;
+typedef struct { Api api; int64_t radius, causal; Buffer *spare; } Kernel;
 
 static void *failure(Api api, const char *message) {
   return ((void *(*)(int, const char *))api[CREATE_STATUS])(INVALID_ARGUMENT, message);
@@ -406,11 +441,15 @@ static void *run_din(void *kernel, void *context) {
       s[4][0] != x.hidden2 || s[5][0] != x.hidden2 || s[5][1] != 1 || s[6][0] != 1)
     return failure(api, "DinScores: shapes do not agree");
   x.out = output(api, context, (int64_t[]){x.requests, x.candidates, x.behaviours}, 3);
-  return x.out && !din(&x) ? 0 : failure(api, "DinScores: out of memory");
+  Buffer **spare = &((Kernel *)kernel)->spare, *buffer = x.out ? take(spare, din_scratch(&x)) : 0;
+  if (!buffer) return failure(api, "DinScores: out of memory");
+  din(&x, (vec *)buffer + 1);
+  give(spare, buffer);
+  return 0;
 }
 
 static void *run_dmae(void *kernel, void *context) {
-  const Kernel *k = kernel;
+  Kernel *k = kernel;
   Api api = k->api;
   int64_t s[9][4];
   const float *data[9];
@@ -427,7 +466,11 @@ static void *run_dmae(void *kernel, void *context) {
     if (s[i][0] != 2 || s[i][1] != d || s[i][2] != d) return failure(api, "DmaeInterest: shapes do not agree");
   if (x.behaviours > x.places) return failure(api, "DmaeInterest: more behaviours than the history length");
   x.out = output(api, context, (int64_t[]){x.requests, x.candidates, 2 * d}, 3);
-  return x.out && !dmae(&x) ? 0 : failure(api, "DmaeInterest: out of memory");
+  Buffer *buffer = x.out ? take(&k->spare, dmae_scratch(&x)) : 0;
+  if (!buffer) return failure(api, "DmaeInterest: out of memory");
+  dmae(&x, (vec *)buffer + 1);
+  give(&k->spare, buffer);
+  return 0;
 }
 
 static void *create(const Op *op, Api api, const void *info, void **kernel) {
@@ -441,6 +484,11 @@ static void *create(const Op *op, Api api, const void *info, void **kernel) {
   return 0;
 }
 
+static void destroy(void *kernel) {
+  free(((Kernel *)kernel)->spare);
+  free(kernel);
+}
+
 static const char *name(const Op *op) { return op->own_name; }
 static const char *provider(const Op *op) { return (void)op, (const char *)0; }
 static int type(const Op *op, size_t i) { return (void)op, (void)i, FLOAT; }
@@ -450,7 +498,7 @@ static size_t inputs(const Op *op) { return op->own_inputs; }
 static size_t one(const Op *op) { return (void)op, (size_t)1; }
 
 #define OP(label, count, run)                                                                                  \
-  {STRUCT_VERSION, 0, name, provider, type, inputs, type, one, 0, free, zero, zero, zero, none, none, none, none, \
+  {STRUCT_VERSION, 0, name, provider, type, inputs, type, one, 0, destroy, zero, zero, zero, none, none, none, none, \
    create, run, label, count}
 static const Op OPS[] = {OP("DinScores", 7, run_din), OP("DmaeInterest", 9, run_dmae)};
 

@@ -22,7 +22,7 @@ from contracts.items import AttributeField, Item, tokenise
 from contracts.onnx_model import OnnxModel, replay
 from contracts.towers import Towers
 from training.item_features import Features
-from training.recipes.csft import CsftConfig
+from training.recipes.csft_config import CsftConfig
 from training.recipes.encoder import EncoderConfig, EncoderReport, train_encoder
 from training.recipes.image_tower import ImageTowerConfig, train_image_tower
 
@@ -104,7 +104,7 @@ def test_the_bundle_opens_and_replays(
     trained: tuple[Bundle, EncoderReport, list[tuple[str, int, int]]],
 ) -> None:
     bundle = open_bundle(str(trained[0].path), trained[0].digest)
-    spec = encoder_spec_from_json(bundle.manifest.content)
+    spec = encoder_spec_from_json(dict(bundle.manifest.content))
     assert (spec.dim, spec.max_tokens, spec.template.fields) == (16, 24, ("title", "note"))
     assert spec.attributes == FIELDS
     assert spec.space(bundle.digest).dims == (16, 16, 16)
@@ -118,7 +118,7 @@ def test_new_items_become_unit_vectors_of_all_three_modalities(
     trained: tuple[Bundle, EncoderReport, list[tuple[str, int, int]]],
 ) -> None:
     bundle = trained[0]
-    spec = encoder_spec_from_json(bundle.manifest.content)
+    spec = encoder_spec_from_json(dict(bundle.manifest.content))
     graphs = models(bundle, spec)
     tokenizer = Tokenizer.from_file(str(bundle.file(spec.tokenizer)))
     towers = Towers(
@@ -188,7 +188,7 @@ def test_a_named_tower_is_taken_as_it_is(
 ) -> None:
     tower = trained[0].file("image.onnx")
     bundle, report, _ = train(tmp_path / "bundle", tower=tower)
-    spec = encoder_spec_from_json(bundle.manifest.content)
+    spec = encoder_spec_from_json(dict(bundle.manifest.content))
     assert bundle.manifest.files["image.onnx"].sha256 == sha256_of(tower)
     assert (spec.image_input, spec.image_output) == ("pixels", "features")
     assert (spec.image.height, spec.image.width) == (64, 64)

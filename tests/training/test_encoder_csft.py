@@ -13,7 +13,8 @@ from contracts.errors import InvalidInput
 from training.item_features import Features
 from training.losses import InfoNce
 from training.models.fusion import EncoderHead
-from training.recipes.csft import CsftConfig, CsftReport, Query, train_head
+from training.recipes.csft import CsftReport, train_head
+from training.recipes.csft_config import CsftConfig, Query
 from training.recipes.pair_split import Pairs, split_pairs
 
 ITEMS, GROUPS = 160, 8
@@ -59,8 +60,8 @@ def train(config: CsftConfig, pairs: Pairs | None = None) -> tuple[EncoderHead, 
 def test_items_never_trained_on_are_found_better(query: Query, level: str) -> None:
     _, report = train(replace(QUICK, query=query))
     assert 0 < report.steps <= report.steps_run <= QUICK.steps
-    assert report.after["unseen"][level][10] > report.before["unseen"][level][10] + 0.1
-    assert report.after["seen"][level][10] > report.before["seen"][level][10] + 0.1
+    assert report.after["unseen"][level][10] > 1.5 * report.before["unseen"][level][10]
+    assert report.after["seen"][level][10] > 1.5 * report.before["seen"][level][10]
     assert abs(report.mean_cosine["fused"]) < 0.3
 
 

@@ -21,9 +21,10 @@ NEW_SHARE = 0.12  # of the items: they arrive after the val cut
 _FIRST_SHARE = 0.4  # of the items: there from the start
 _EARLY_END, _LATE_START, _LATE_END = 0.75, 0.9, 0.96  # shares of the rows between which items arrive
 _FRESH_S, _FRESH_BOOST = 4 * 86_400, 3.0  # an item is shown more while it is young
-_AFFINITY_STD = 2.0  # on the logit
-_COMMON_STD = 0.4  # of it, what all users share
-_DRIFT = np.pi / 4  # how far a taste turns over the whole time
+_AFFINITY_STD = 3.0  # on the logit
+_COMMON_STD = 0.2  # of it, what all users share
+_CARE = 0.6  # shape of the gamma draw: the smaller, the fewer groups of traits a user cares for
+_DRIFT = np.pi / 5  # how far a taste turns over the whole time
 _CHUNK = 1_024
 
 Floats = npt.NDArray[np.float64]
@@ -130,8 +131,8 @@ def _affinity(
 
 def _tastes(users: int, features: Floats, rng: np.random.Generator) -> Floats:
     """(users, V): normal weights; each user cares for some groups more than for others."""
-    care = np.repeat(rng.gamma(1.5, size=(users, len(GROUPS))), [w for w, _ in GROUPS.values()], axis=1)
-    weights = rng.normal(size=(users, features.shape[1])) * np.sqrt(care / 1.5) * _column_scale(features)
+    care = np.repeat(rng.gamma(_CARE, size=(users, len(GROUPS))), [w for w, _ in GROUPS.values()], axis=1)
+    weights = rng.normal(size=(users, features.shape[1])) * np.sqrt(care / _CARE) * _column_scale(features)
     spread = np.sqrt(np.einsum("uv,v->u", weights**2, features.var(axis=0)))
     return np.asarray(weights * (_AFFINITY_STD * np.sqrt(1 - _COMMON_STD**2) / spread)[:, None])
 

@@ -21,7 +21,8 @@ from contracts.items import AttributeField, Item, TextTemplate
 from contracts.onnx_model import OnnxModel, replay
 from contracts.towers import Towers
 from training.item_features import Rows, image_features, text_features
-from training.recipes.csft import CsftConfig, CsftReport, train_head
+from training.recipes.csft import CsftReport, train_head
+from training.recipes.csft_config import CsftConfig
 from training.recipes.encoder_graphs import export_head, export_image_tower, golden, golden_rows
 from training.recipes.image_tower import ImageTowerConfig, ImageTowerReport, train_image_tower
 from training.recipes.named_tower import named_tower

@@ -46,7 +46,7 @@ class HeadBench:
         )
 
     def gains(self, head: EncoderHead) -> Gains:
-        """NDCG's term of each pair of unseen items, (P,): what stops training. Empty where none is held out."""
+        """NDCG's term of each pair of unseen items (P,), which stops training; empty if none is held out."""
         return self._gains(head, "unseen" if len(self._parts["unseen"]) else "seen")
 
     def start_gains(self, head: EncoderHead) -> Gains:

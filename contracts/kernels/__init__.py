@@ -1,0 +1,55 @@
+"""Compiled kernels for functions of the serving graph; a graph runs without them too, only slower.
+
+`build` compiles ranker_ops.c once with the machine's C compiler; `OnnxModel(path, kernels=...)` registers the
+library in a session. The graph names its functions in the domain "repcenter" and carries their bodies in plain
+ONNX operators: a session without the library inlines them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+_FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi")
+_COMPILERS = ("cc", "gcc", "clang")
+_SECONDS = 120
+
+
+def build(directory: Path, compiler: str | None = None) -> Path | None:
+    """The library in `directory`, compiled unless it is there for this very source, these flags and this platform.
+
+    compiler: a command on PATH, by default the first of cc, gcc, clang. None where there is no compiler or it
+    refuses the source: the graphs' own bodies run instead. Safe to call from several processes at once.
+    """
+    source = files(__package__).joinpath("ranker_ops.c").read_bytes()
+    key = b"\0".join([source, " ".join(_FLAGS).encode(), platform.platform().encode()])
+    target = directory / f"ranker_ops-{hashlib.sha256(key).hexdigest()[:16]}.so"
+    if target.is_file():
+        return target
+    found = next((c for c in ((compiler,) if compiler else _COMPILERS) if shutil.which(c)), None)
+    if found is None or os.name != "posix":
+        _log.warning("no C compiler: graphs run in ONNX Runtime's own operators")
+        return None
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        (Path(scratch) / "ranker_ops.c").write_bytes(source)
+        command = [found, *_FLAGS, "ranker_ops.c", "-o", "ranker_ops.so"]
+        try:
+            done = subprocess.run(command, cwd=scratch, capture_output=True, timeout=_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            _log.warning("%s took more than %d s: graphs run in ONNX Runtime's own operators", found, _SECONDS)
+            return None
+        if done.returncode:
+            reason = done.stderr.decode(errors="replace")[-2000:]
+            _log.warning("%s failed: graphs run in ONNX Runtime's own operators: %s", found, reason)
+            return None
+        os.replace(Path(scratch) / "ranker_ops.so", target)
+    return target
