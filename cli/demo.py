@@ -149,8 +149,7 @@ def _encoder(
     with stage(console, "2. Encoder") as advance:
 
         def progress(name: str, done: int, total: int) -> None:
-            if done <= 1:
-                advance.note(name)
+            advance.note(name)
             advance(done, total)
 
         bundle, report = train_encoder(
@@ -252,8 +251,7 @@ def _rankers(
     with stage(console, "4. Rankers") as advance:
 
         def progress(name: str, report: StepReport) -> None:
-            if report.step == 1:
-                advance.note(name)
+            advance.note(name)
             advance(report.step, report.steps)
 
         return train_rankers(

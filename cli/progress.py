@@ -31,8 +31,11 @@ class Advance:
         self._note = ""
 
     def note(self, text: str) -> None:
-        """What the next calls are about."""
+        """What the next calls are about; their time left counts from here."""
+        if text == self._note:
+            return
         self._note = text
+        self._began = time.monotonic()
         if self._bars is not None and self._task is not None:
             self._bars.update(self._task, description=f"{self._title} {text}", completed=0, total=None)
 

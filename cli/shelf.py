@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from param_server.connection import answers
 from param_server.embedded import EmbeddedServer
 from param_server.settings import StoreSettings
 
@@ -33,7 +35,7 @@ def shelf(var: Path, *, reuse: bool = False) -> Iterator[str]:
         yield settings.redis_url
         return
     running = running_endpoints(var).get("redis_url") if reuse else None
-    if running is not None:
+    if running is not None and asyncio.run(answers(running, settings)):
         yield running
         return
     with EmbeddedServer.start(var / "valkey") as server:

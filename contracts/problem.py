@@ -23,6 +23,7 @@ from contracts.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
+GRPC_KEY = "repcenter-problem-bin"  # trailing metadata of a failed call: the same body
 
 # code: (HTTP status, gRPC status name, title)
 STATUSES: Mapping[str, tuple[int, str, str]] = {

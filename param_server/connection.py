@@ -63,6 +63,19 @@ def connect(url: str, settings: StoreSettings) -> Redis:
     return Redis.from_pool(pool)
 
 
+async def answers(url: str, settings: StoreSettings) -> bool:
+    """Whether a server answers at this URL now."""
+    client = connect(url, settings)
+    try:
+        async with redis_errors("ping"):
+            await client.info("server")
+    except Unavailable:
+        return False
+    finally:
+        await client.aclose()
+    return True
+
+
 @asynccontextmanager
 async def redis_errors(what: str) -> AsyncIterator[None]:
     """Redis errors inside the block become Unavailable; the caller's own timeout DeadlineExceeded.

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from contracts.errors import InvalidInput, RepcenterError
 from contracts.items import AttributeValue, Item
-from contracts.problem import grpc_status, problem, retry_after_s
+from contracts.problem import GRPC_KEY, grpc_status, problem, retry_after_s
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from realtime_infer.ingest import Ingest
@@ -24,7 +24,6 @@ from realtime_infer.statuses import Statuses
 
 log = logging.getLogger(__name__)
 SERVICE = "repcenter.v1.Items"
-PROBLEM_KEY = "repcenter-problem-bin"  # trailing metadata: the RFC 9457 body of the HTTP door
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -116,7 +115,7 @@ async def _refuse(context: Context, error: Exception, method: str) -> NoReturn:
         log.error("%s failed", method, exc_info=error)  # the log has the trace, the answer does not
         await context.abort(grpc.StatusCode.INTERNAL, "an error of ours; the write door's log says more")
     metadata: list[tuple[str, str | bytes]] = [
-        (PROBLEM_KEY, orjson.dumps(problem(error, f"/{SERVICE}/{method}")))
+        (GRPC_KEY, orjson.dumps(problem(error, f"/{SERVICE}/{method}")))
     ]
     if (wait_s := retry_after_s(error)) is not None:
         metadata.append(("grpc-retry-pushback-ms", str(math.ceil(wait_s * 1e3))))

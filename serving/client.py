@@ -24,14 +24,13 @@ from contracts.errors import DeadlineExceeded, RepcenterError, Unavailable
 from contracts.features import ScoreRequest
 from contracts.items import Item
 from contracts.listing import GenerationInfo, GenerationList, SceneInfo
-from contracts.problem import MEDIA_TYPE, STATUSES, error_of
+from contracts.problem import GRPC_KEY, MEDIA_TYPE, STATUSES, error_of
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from contracts.scores import STATUS_NAMES, Completeness, Scores, Timings
 
 DEFAULT_DEADLINE_S = 5.0
 _STATUS_OF_NAME = {name: number for number, name in enumerate(STATUS_NAMES)}
-_PROBLEM_KEY = "repcenter-problem-bin"
 _HTTP_MARGIN_S = 0.5  # the server answers a missed deadline itself; this is for one that says nothing
 _CODE_OF_GRPC = {
     "INVALID_ARGUMENT": "invalid",
@@ -291,9 +290,9 @@ def http_error(status: int, content_type: str, body: bytes, retry_after: str | N
 def _raise(error: grpc.aio.AioRpcError) -> NoReturn:
     """The door's problem where it sent one; else the best reading of gRPC's own status."""
     metadata = dict(error.trailing_metadata() or ())
-    if _PROBLEM_KEY in metadata:
+    if GRPC_KEY in metadata:
         wait_ms = metadata.get("grpc-retry-pushback-ms")
-        raise error_of(orjson.loads(metadata[_PROBLEM_KEY]), float(wait_ms) / 1e3 if wait_ms else None)
+        raise error_of(orjson.loads(metadata[GRPC_KEY]), float(wait_ms) / 1e3 if wait_ms else None)
     code = _CODE_OF_GRPC.get(error.code().name, "internal")
     title = STATUSES[code][2]
     raise error_of({"type": f":{code}", "detail": error.details() or title}) from error

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from contracts.errors import InvalidInput, RepcenterError
 from contracts.features import Behaviour, ScoreRequest
-from contracts.problem import grpc_status, problem, retry_after_s
+from contracts.problem import GRPC_KEY, grpc_status, problem, retry_after_s
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from contracts.scores import Scores
@@ -26,7 +26,6 @@ from serving.scorer import Scorer
 
 log = logging.getLogger(__name__)
 SERVICE = "repcenter.v1.Scorer"
-PROBLEM_KEY = "repcenter-problem-bin"  # trailing metadata: the RFC 9457 body of the HTTP door
 _LONGEST_DEADLINE_S = 60.0
 _KEEPALIVE = (
     ("grpc.keepalive_time_ms", 30_000),
@@ -138,7 +137,7 @@ async def _refuse(context: Context, error: RepcenterError, method: str) -> NoRet
     if error.code == "internal":
         log.error("%s: %s", method, error)
     metadata: list[tuple[str, str | bytes]] = [
-        (PROBLEM_KEY, orjson.dumps(problem(error, f"/{SERVICE}/{method}")))
+        (GRPC_KEY, orjson.dumps(problem(error, f"/{SERVICE}/{method}")))
     ]
     if (wait_s := retry_after_s(error)) is not None:
         metadata.append(("grpc-retry-pushback-ms", str(math.ceil(wait_s * 1e3))))

@@ -177,7 +177,7 @@ static size_t din_scratch(const Din *x) { return 3 * (x->width + x->hidden) + x-
 
 typedef struct {
   int64_t requests, candidates, behaviours, width, rows, places, radius, causal;
-  const float *position, *present, *shown, *value, *slope, *place, *a, *u, *v;
+  const float *position, *present, *shown, *value, *place, *a, *u, *v;
   float *out;
 } Dmae;
 
@@ -185,12 +185,12 @@ typedef struct {
 INLINE void token(const Dmae *x, int m, const float *position, int64_t lanes, int64_t t, vec *out) {
   const int64_t d = x->width;
   const float *place = x->place + (m * x->places + x->places - x->behaviours + t) * d;
-  const float *values = x->value + m * x->rows * d, *slopes = x->slope + m * x->rows * d;
+  const float *values = x->value + m * x->rows * d;
   int64_t row[LANES];
   float inside[LANES];
   for (int64_t l = 0; l < LANES; l++) {
     const float p = position[(l < lanes ? l : lanes - 1) * x->behaviours + t];
-    const int64_t cell = p >= 0.0f ? (p < (float)x->rows ? (int64_t)p : x->rows - 1) : 0;
+    const int64_t cell = p >= 0.0f ? (p < (float)(x->rows - 1) ? (int64_t)p : x->rows - 2) : 0;
     inside[l] = p - (float)cell;
     row[l] = cell * d;
   }
@@ -198,13 +198,18 @@ INLINE void token(const Dmae *x, int m, const float *position, int64_t lanes, in
   for (; i + LANES <= d; i += LANES) {
     vec a[LANES];
     const vec here = load(place + i);
-    _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++)
-      a[l] = relu(load(values + row[l] + i) + inside[l] * load(slopes + row[l] + i) + here);
+    _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++) {
+      const vec left = load(values + row[l] + i), right = load(values + row[l] + d + i);
+      a[l] = relu(left + inside[l] * (right - left) + here);
+    }
     transpose(a);
     _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++) out[i + l] = a[l];
   }
   for (; i < d; i++) {
-    for (int64_t l = 0; l < LANES; l++) out[i][l] = values[row[l] + i] + inside[l] * slopes[row[l] + i] + place[i];
+    for (int64_t l = 0; l < LANES; l++) {
+      const float *left = values + row[l] + i;
+      out[i][l] = left[0] + inside[l] * (left[d] - left[0]) + place[i];
+    }
     out[i] = relu(out[i]);
   }
 }
@@ -451,18 +456,17 @@ static void *run_din(void *kernel, void *context) {
 static void *run_dmae(void *kernel, void *context) {
   Kernel *k = kernel;
   Api api = k->api;
-  int64_t s[9][4];
-  const float *data[9];
-  for (size_t i = 0; i < 9; i++)
+  int64_t s[8][4];
+  const float *data[8];
+  for (size_t i = 0; i < 8; i++)
     if (input(api, context, i, &data[i], s[i]) < 0) return failure(api, "DmaeInterest: an input cannot be read");
   const int64_t d = s[3][1];
-  Dmae x = {s[0][1], s[0][2], s[0][3], d, s[3][0] / 2, s[5][1], k->radius, k->causal, data[0], data[1], data[2], data[3],
-            data[4], data[5], data[6], data[7], data[8], 0};
+  Dmae x = {s[0][1], s[0][2], s[0][3], d, s[3][0] / 2, s[4][1], k->radius, k->causal, data[0], data[1], data[2], data[3],
+            data[4], data[5], data[6], data[7], 0};
   if (s[0][0] != 2 || s[1][0] != 2 || s[1][1] != x.requests || s[1][2] != x.behaviours || s[2][0] != 2 ||
-      s[2][1] != x.requests || s[2][2] != x.candidates || s[4][0] != s[3][0] || s[4][1] != d || s[5][0] != 2 ||
-      s[5][2] != d || x.rows < 1 || x.radius < 0)
+      s[2][1] != x.requests || s[2][2] != x.candidates || s[4][0] != 2 || s[4][2] != d || x.rows < 2 || x.radius < 0)
     return failure(api, "DmaeInterest: shapes do not agree");
-  for (int i = 6; i < 9; i++)
+  for (int i = 5; i < 8; i++)
     if (s[i][0] != 2 || s[i][1] != d || s[i][2] != d) return failure(api, "DmaeInterest: shapes do not agree");
   if (x.behaviours > x.places) return failure(api, "DmaeInterest: more behaviours than the history length");
   x.out = output(api, context, (int64_t[]){x.requests, x.candidates, 2 * d}, 3);
@@ -500,7 +504,7 @@ static size_t one(const Op *op) { return (void)op, (size_t)1; }
 #define OP(label, count, run)                                                                                  \
   {STRUCT_VERSION, 0, name, provider, type, inputs, type, one, 0, destroy, zero, zero, zero, none, none, none, none, \
    create, run, label, count}
-static const Op OPS[] = {OP("DinScores", 7, run_din), OP("DmaeInterest", 9, run_dmae)};
+static const Op OPS[] = {OP("DinScores", 7, run_din), OP("DmaeInterest", 8, run_dmae)};
 
 __attribute__((visibility("default"))) void *RegisterCustomOps(void *options, const ApiBase *base) {
   static void *domain; /* one for the life of the process */

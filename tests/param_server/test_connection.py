@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from contracts.errors import DeadlineExceeded, InvalidInput, Unavailable
-from param_server.connection import check_durable, check_policy, connect, redacted, redis_errors
+from param_server.connection import answers, check_durable, check_policy, connect, redacted, redis_errors
 from param_server.embedded import EmbeddedServer
 from param_server.settings import StoreSettings
 from param_server.store import Store
@@ -180,3 +181,25 @@ def test_settings_come_from_the_environment_and_explain_themselves(monkeypatch: 
     assert (settings.redis_url, settings.max_connections) == ("redis://me:hunter2@host", 5)
     assert "hunter2" not in repr(settings)
     assert all(field.description for field in StoreSettings.model_fields.values())
+
+
+async def test_answers_says_whether_a_server_is_there(
+    server: EmbeddedServer, settings: StoreSettings
+) -> None:
+    assert await answers(server.url, settings)
+    assert not await answers("unix:///nowhere/valkey.sock", settings)
+
+
+async def test_a_cancellation_that_redis_py_swallows_is_raised_again() -> None:
+    async def swallow() -> str:
+        async with redis_errors("test"):
+            # as asyncio.wait_for of Python 3.11 does when the reply is there as well
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(10)
+        return "went on"
+
+    task = asyncio.create_task(swallow())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -31,7 +31,7 @@ SHAPES = ("wide", "tall")
 FIELDS = (AttributeField("shape", "categorical", 2), AttributeField("price", "numeric"))
 ITEMS = 48
 CONFIG = EncoderConfig(
-    image=ImageTowerConfig(samples=64, batch=16),
+    image=ImageTowerConfig(samples=64, batch=16, dda_weight=0.5),
     csft=CsftConfig(steps=4, batch=16, evaluate_every=2, held_out=0.1),
     threads=1,
 )
@@ -235,6 +235,21 @@ def test_the_image_tower_learns_to_match_pictures_with_texts() -> None:
 
     shuffled = Features(text.values[np.random.default_rng(1).permutation(64)], text.present)
     assert dma(text) < dma(shuffled) - 0.3
+
+
+def test_pictures_without_texts_learn_from_their_own_views() -> None:
+    boxes = [replace(item(0), image=picture(n)) for n in range(64)]
+    text = Features(np.zeros((64, 8), dtype=np.float32), np.zeros(64, dtype=bool))
+
+    def dda(samples: int) -> float:
+        config = ImageTowerConfig(samples=samples, batch=32)
+        report = train_image_tower(
+            boxes, np.arange(64), text, config, seed=0, threads=1, progress=lambda done, total: None
+        )[1]
+        assert report.dma == 0.0
+        return report.dda
+
+    assert dda(640) < dda(32) - 0.5
 
 
 def test_too_few_pictures_leave_the_image_tower_untrained() -> None:

@@ -47,11 +47,11 @@ class HeadBench:
 
     def gains(self, head: EncoderHead) -> Gains:
         """NDCG's term of each pair of unseen items (P,), which stops training; empty if none is held out."""
-        return self._gains(head, "unseen" if len(self._parts["unseen"]) else "seen")
+        return self._gains(head, "unseen" if len(self._parts["unseen"]) else "seen", self._query)
 
     def start_gains(self, head: EncoderHead) -> Gains:
-        """NDCG's term of some trained pairs, for choices made before training."""
-        return self._gains(head, "start")
+        """NDCG's term of some trained pairs between fused vectors, for choices made before training."""
+        return self._gains(head, "start", "fused")
 
     def start_vectors(self, head: EncoderHead) -> tuple[Vectors, Pairs]:
         """Vectors by modality, and the pairs of `start_gains` as rows of them."""
@@ -75,12 +75,12 @@ class HeadBench:
         few = slice(None, None, max(1, -(-self._count // _COSINE_ITEMS)))
         return {name: mean_pairwise_cosine(values[few]) for name, values in vectors.items()}
 
-    def _gains(self, head: EncoderHead, part: str) -> Gains:
+    def _gains(self, head: EncoderHead, part: str, query: str) -> Gains:
         pairs = self._parts[part]
         if not len(pairs):
             return np.zeros(0)
         vectors = self._vectors(head)
-        return gains(ranks(vectors[self._query], vectors["fused"], pairs, self._gallery))
+        return gains(ranks(vectors[query], vectors["fused"], pairs, self._gallery))
 
     @torch.no_grad()
     def _vectors(self, head: EncoderHead) -> Vectors:

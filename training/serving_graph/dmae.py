@@ -40,24 +40,21 @@ def dmae(b: GraphBuilder, inputs: Inputs, module: Dmae, cells: int | None) -> st
         tokens = _tokens(b, b.op("Concat", *encoded, axis=0), b.const(places))
         return _interest(b, module, tokens, present, shown, _weights(b, module), bound=np.inf)
     tables = [similarity_table(m, cells) for m in mieus]
-    rows = len(tables[0].value)
-    position = b.op("Concat", *(b.unsqueeze(x, 0) for x in scaled), axis=0)  # (2, B, N, T)
-    position = b.op("Mul", position, b.const(float(cells)))
+    rows = len(tables[0])
+    both = b.op("Concat", *(b.unsqueeze(x, 0) for x in scaled), axis=0)  # (2, B, N, T)
+    position = b.op("Add", b.op("Mul", both, b.const(float(cells))), b.op("Floor", both))
     arguments = [
         position,
         present,
         shown,
-        b.const(np.concatenate([t.value for t in tables])),
-        b.const(np.concatenate([t.slope for t in tables])),
+        b.const(np.concatenate(tables)),
         b.const(places),
         *_weights(b, module),
     ]
-    bound = max(
-        score_bound(t.value, t.slope, places[m], _folded(module, m)) for m, t in enumerate(tables)
-    )
+    bound = max(score_bound(t, places[m], _folded(module, m)) for m, t in enumerate(tables))
     if config.without_mifu or config.residual or config.layernorm:
         return _tabulated(b, module, arguments, rows, bound)
-    names = ["position", "present", "shown", "value", "slope", "place", "a", "u", "v"]
+    names = ["position", "present", "shown", "value", "place", "a", "u", "v"]
     body = GraphBuilder()
     output = _tabulated(body, module, names, rows, bound)
     b.function(_NAME, names, body, output, attributes=("radius", "causal"))
@@ -108,17 +105,17 @@ def _weights(b: GraphBuilder, module: Dmae) -> list[str]:
 
 
 def _tabulated(b: GraphBuilder, module: Dmae, names: list[str], rows: int, bound: float) -> str:
-    position, present, shown, value, slope, place = names[:6]
+    position, present, shown, value, place = names[:5]
     padded = _pad(b, position, 3)
-    cell = b.op("Floor", padded)
-    index = b.op("Cast", cell, to=6)
+    row = b.op("Floor", padded)
+    index = b.op("Cast", row, to=6)
     index = b.op("Add", index, b.const([[[[0]]], [[[rows]]]], np.int32))  # the second modality's rows
-    inside = b.unsqueeze(b.op("Sub", padded, cell), -1)
-    encoded = b.op("Mul", b.op("Gather", slope, index), inside)
-    encoded = b.op("Add", b.op("Gather", value, index), encoded)
-    return _interest(
-        b, module, _tokens(b, encoded, place, pad=False), present, shown, names[6:], bound=bound
-    )
+    inside = b.unsqueeze(b.op("Sub", padded, row), -1)
+    left = b.op("Gather", value, index)
+    right = b.op("Gather", value, b.op("Add", index, b.const(1, np.int32)))
+    encoded = b.op("Add", left, b.op("Mul", b.op("Sub", right, left), inside))
+    tokens = _tokens(b, encoded, place, pad=False)
+    return _interest(b, module, tokens, present, shown, names[5:], bound=bound)
 
 
 def _pad(b: GraphBuilder, x: str, axis: int) -> str:

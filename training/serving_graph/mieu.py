@@ -1,13 +1,13 @@
 """MIEU, folded: every (4) of training.models.mieu is ReLU(G(r) + P_age), G of one scalar, P a constant.
 
-G(r) = W_left ReLU(W_1 (r^d ⊕ r^sc) + b_1) is tabulated. A bucket of eq 2 is cut into `cells` equal cells, a
-power of two, so that floor(r (N_B - 1) cells) / cells has exactly the bucket of floor(r (N_B - 1)) and no cell
-straddles a jump of G. Inside a cell G is interpolated between its two ends, both taken with the cell's bucket.
+G(r) = W_left ReLU(W_1 (r^d ⊕ r^sc) + b_1) is tabulated. A bucket of eq 2 is cut into `cells` equal cells, and has
+cells + 1 rows of its own, both ends included: no cell straddles a jump of G. Inside a cell G is interpolated.
+`cells` is a power of two, so that x cells is exact for x = r (N_B - 1), and with
+    position = x cells + floor(x),    row = floor(position)
+the rows `row` and `row + 1` are of the bucket floor(x) (where the sum rounds up, `row` is the bucket's last).
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,23 +19,12 @@ from training.serving_graph.builder import GraphBuilder, array
 Table = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class SimilarityTable:
-    """value, slope: (rows, d); G(r) = value[cell] + (position - cell) * slope[cell], position = r * positions."""
-
-    value: Table
-    slope: Table
-
-
-def similarity_table(mieu: Mieu, cells: int) -> SimilarityTable:
-    """(N_B - 1) * cells rows and one for r = 1, which is a bucket of its own. cells: a power of two."""
+def similarity_table(mieu: Mieu, cells: int) -> Table:
+    """G: (rows, d). r = 1 is a bucket of its own with one value, held by the last two rows. cells: a power of two."""
     last = mieu.buckets.shape[0] - 1
-    cell = np.arange(last * cells + 1)
-    bucket = cell // cells
-    left = encode(mieu, cell / (last * cells), bucket)
-    right = encode(mieu, (cell + 1) / (last * cells), bucket)
-    right[-1] = left[-1]
-    return SimilarityTable(left, right - left)
+    bucket = np.repeat(np.arange(last), cells + 1)
+    r = (bucket + np.tile(np.arange(cells + 1), last) / cells) / last
+    return encode(mieu, np.concatenate([r, [1.0, 1.0]]), np.concatenate([bucket, [last, last]]))
 
 
 def encode(mieu: Mieu, r: Table, bucket: npt.NDArray[np.int64]) -> Table:
@@ -80,8 +69,8 @@ def exact(b: GraphBuilder, mieu: Mieu, scaled: str) -> str:
     return b.op("MatMul", hidden, b.const(array(mieu.w2.weight)[:, :d].T))
 
 
-def score_bound(values: Table, slopes: Table, places: Table, folded: Table) -> float:
+def score_bound(values: Table, places: Table, folded: Table) -> float:
     """An upper bound of |e_i A e_j| over all tokens e = ReLU(G + P): what a softmax may meet."""
-    top = np.maximum(values, values + slopes).max(0) + places.max(0)
+    top = values.max(0) + places.max(0)
     largest = np.linalg.norm(np.maximum(top, 0.0))
     return float(largest**2 * np.linalg.norm(folded, 2))

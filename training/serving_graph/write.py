@@ -7,7 +7,7 @@ training.graph's module, which has none of these rewrites beyond those that trai
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,31 +32,35 @@ from training.serving_graph.builder import GraphBuilder, array
 from training.serving_graph.inputs import Inputs as Gathered
 from training.serving_graph.mieu import Table
 
-TABULATED = 4e-4  # on the logit: what the similarity table may cost
+TABULATED = 4e-4  # on the logit, relative where it is larger than 1: what the similarity table may cost
+_MOST_CELLS = 1024  # 6.4 MB per modality at 50 buckets and d = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServingOptions:
-    """cells: of the similarity table per bucket, a power of two; None = exact, without a table.
+    """cells: of the similarity table per bucket, a power of two up to 1,024; None = exact, without a table.
 
     behaviours: the T to expect, for the choice of CiUBM's form; None = the ranker's history length.
     """
 
-    cells: int | None = 32
+    cells: int | None = 64
     behaviours: int | None = None
 
     def __post_init__(self) -> None:
-        if self.cells is not None and (self.cells < 1 or self.cells & (self.cells - 1)):
-            raise InvalidInput("serving.cells", self.cells, "must be a power of two")
+        if self.cells is not None and not (
+            0 < self.cells <= _MOST_CELLS and self.cells & (self.cells - 1) == 0
+        ):
+            raise InvalidInput("serving.cells", self.cells, f"must be a power of two up to {_MOST_CELLS}")
         if self.behaviours is not None and self.behaviours < 1:
             raise InvalidInput("serving.behaviours", self.behaviours, "must be at least 1")
 
 
 class ServingParity(NamedTuple):
-    """Largest differences of a logit from torch: without the similarity table, and with it."""
+    """Largest differences of a logit from torch: without the similarity table, and with one of `cells`."""
 
     folded: float
     tabulated: float
+    cells: int | None
 
 
 def write_serving_graph(ranker: Ranker, path: Path, options: ServingOptions | None = None) -> None:
@@ -65,22 +69,38 @@ def write_serving_graph(ranker: Ranker, path: Path, options: ServingOptions | No
 
 
 def write_checked(
-    ranker: Ranker, path: Path, inputs: Inputs, options: ServingOptions | None = None
+    ranker: Ranker,
+    path: Path,
+    inputs: Inputs,
+    options: ServingOptions | None = None,
+    *,
+    kernels: Path | None = None,
 ) -> ServingParity:
     """`write_serving_graph` behind both gates, over training.graph.parity_cases of `inputs`.
 
-    Raises BrokenBundle where a logit of the graph without a table is off by more than 1e-5, or one of the graph
-    as written by more than 4e-4.
+    kernels: the library of contracts.kernels, checked beside the graph's own bodies.
+
+    Where the table costs more than half of what it may on these inputs, its cells are halved, down to 1,024 per
+    bucket. Raises BrokenBundle where a logit of the graph without a table is off by more than 1e-5, or one of the
+    graph as written by more than 4e-4.
     """
     chosen = options or ServingOptions()
-    write_serving_graph(ranker, path, chosen)
-    tabulated = check_parity(ranker, OnnxModel(path), inputs, TABULATED)
-    if chosen.cells is None:
-        return ServingParity(check_parity(ranker, OnnxModel(path), inputs, PARITY), tabulated)
     with tempfile.TemporaryDirectory() as directory:
         exact = Path(directory) / "folded.onnx"
-        write_serving_graph(ranker, exact, ServingOptions(cells=None, behaviours=chosen.behaviours))
-        return ServingParity(check_parity(ranker, OnnxModel(exact), inputs, PARITY), tabulated)
+        write_serving_graph(ranker, exact, replace(chosen, cells=None))
+        folded = check_parity(ranker, OnnxModel(exact), inputs, PARITY)
+    while True:
+        write_serving_graph(ranker, path, chosen)
+        last = chosen.cells is None or chosen.cells == _MOST_CELLS
+        tolerance = TABULATED if last else np.inf
+        libraries = (None,) if kernels is None else (None, kernels)
+        tabulated = max(
+            check_parity(ranker, OnnxModel(path, kernels=library), inputs, tolerance) for library in libraries
+        )
+        if last or tabulated <= TABULATED / 2:
+            return ServingParity(folded, tabulated, chosen.cells)
+        assert chosen.cells is not None
+        chosen = replace(chosen, cells=2 * chosen.cells)
 
 
 def serving_model(ranker: Ranker, options: ServingOptions) -> Any:

@@ -1,0 +1,135 @@
+"""`repcenter bench graph`: the serving graph beside the literal one, one thread, on trained weights."""
+
+from __future__ import annotations
+
+import json as json_module
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from contracts import kernels
+from contracts.onnx_model import OnnxModel
+from training.graph import Inputs, write_graph
+from training.serving_graph.floor import BestRate, multiply_adds
+from training.serving_graph.planted import Planted, train_planted
+from training.serving_graph.write import ServingOptions, write_checked
+
+MODELS = ("dmae", "ciubm")
+CANDIDATES = (100, 500, 1_000)
+BEHAVIOURS = (64, 1_000)
+_WARM_RUNS, _LEAST_RUNS = 3, 5
+_PARITY_CANDIDATES, _PARITY_BEHAVIOURS = 50, 40
+
+
+def run(
+    *,
+    json: bool = False,
+    models: Sequence[str] = MODELS,
+    candidates: Sequence[int] = CANDIDATES,
+    behaviours: Sequence[int] = BEHAVIOURS,
+    steps: int = 200,
+    seconds: float = 6.0,
+    seed: int = 0,
+    with_kernels: bool = True,
+) -> dict[str, Any]:
+    """Train each model a little on planted data, write both graphs, time them in turn; print and return the result.
+
+    json: the last line printed is the result as one JSON object, and progress lines are left out.
+    steps: of training; seconds: spent timing each case, at least 5 runs; with_kernels: also compile and use
+    contracts.kernels. `plain_ms`: the literal graph of training.graph; `serving_ms`: the serving graph as it
+    would be served here; `portable_ms`: the same file without kernels; all medians of interleaved runs.
+    """
+    rate = BestRate()
+    cases: list[dict[str, Any]] = []
+    parity: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        library = kernels.build(directory) if with_kernels else None
+        for name in models:
+            planted = train_planted(name, history_length=max(behaviours), steps=steps, seed=seed)
+            write_graph(planted.trained.model, directory / f"{name}.onnx")
+            for t in behaviours:
+                path = directory / f"{name}_{t}.onnx"
+                checked = planted.inputs(_PARITY_CANDIDATES, min(t, _PARITY_BEHAVIOURS), seed)
+                gates = write_checked(
+                    planted.trained.model, path, checked, ServingOptions(behaviours=t), kernels=library
+                )
+                parity[f"{name}_{t}"] = {**gates._asdict(), "auc": planted.trained.log["validation_auc"]}
+                graphs = {"plain": OnnxModel(directory / f"{name}.onnx"), "portable": OnnxModel(path)}
+                if library is not None:
+                    graphs["serving"] = OnnxModel(path, kernels=library)
+                for n in candidates:
+                    case = {"model": name, "n": n, "t": t, "d": _width(planted)}
+                    case |= _measure(graphs, planted.inputs(n, t, seed + 1), rate, seconds)
+                    operations = 2 * multiply_adds(planted.trained.model.config, n, t)
+                    cases.append(case | {"mflop": round(operations / 1e6, 1)})
+                    if not json:
+                        print(json_module.dumps(cases[-1]), flush=True)
+    best = rate.measure()
+    for case in cases:  # one rate for all: the best of the whole run
+        case["floor_ms"] = round(case["mflop"] / best, 4)
+        case["over_floor"] = round(case["serving_ms"] / case["floor_ms"], 2)
+    result = {
+        "cases": cases,
+        "gflops": {name: round(value, 1) for name, value in rate.gflops.items()},
+        "kernels": library is not None,
+        "parity": parity,
+        "training_steps": steps,
+        "threads": 1,
+    }
+    if not json:
+        print(table(result))
+    print(json_module.dumps(result), flush=True)
+    return result
+
+
+def _measure(
+    graphs: Mapping[str, OnnxModel], inputs: Inputs, rate: BestRate, seconds: float
+) -> dict[str, Any]:
+    """Every graph in turn, again and again; a few matmuls between, so that both see the same machine."""
+    logits = {name: model.run(inputs)["logit"] for name, model in graphs.items()}
+    served = "serving" if "serving" in graphs else "portable"
+    times: dict[str, list[float]] = {name: [] for name in graphs}
+    for _ in range(_WARM_RUNS - 1):
+        for model in graphs.values():
+            model.run(inputs)
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or len(times[served]) < _LEAST_RUNS:
+        for name, model in graphs.items():
+            began = time.perf_counter()
+            model.run(inputs)
+            times[name].append(1e3 * (time.perf_counter() - began))
+        rate.measure(1)
+    median = {name: statistics.median(values) for name, values in times.items()}
+    difference = np.abs(logits["plain"] - logits[served]).max()
+    return {
+        "plain_ms": round(median["plain"], 4),
+        "serving_ms": round(median[served], 4),
+        "portable_ms": round(median["portable"], 4),
+        "ratio": round(median["plain"] / median[served], 3),
+        "max_abs_diff": float(difference),
+        "logit_std": round(float(logits["plain"].std()), 4),
+        "runs": len(times[served]),
+        "plain_best_ms": round(min(times["plain"]), 4),
+        "serving_best_ms": round(min(times[served]), 4),
+    }
+
+
+def _width(planted: Planted) -> int:
+    """d: DMAE's interest dim, else the width of the content that CiUBM reads."""
+    config = planted.trained.model.config
+    dims = {m.name: m.dim for m in config.modalities}
+    return max(getattr(c, "dim", 0) or dims[c.modalities[0]] for c in config.content)
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The cases as plain text, one per line."""
+    columns = ("model", "n", "t", "plain_ms", "portable_ms", "serving_ms", "ratio", "floor_ms", "over_floor")
+    lines = ["".join(f"{c:>13}" for c in columns)]
+    lines += ["".join(f"{case[c]!s:>13}" for c in columns) for case in result["cases"]]
+    return "\n".join(lines)
