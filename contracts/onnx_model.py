@@ -63,7 +63,9 @@ class OnnxModel:
             try:
                 options.register_custom_ops_library(str(kernels))
             except Exception as error:  # ORT's exceptions share no base class
-                raise ProviderUnavailable(f"{kernels}: ONNX Runtime cannot load the kernels: {error}") from error
+                raise ProviderUnavailable(
+                    f"{kernels}: ONNX Runtime cannot load the kernels: {error}"
+                ) from error
         # TF32 costs 1e-3 of a cosine and can move a similarity into another bucket.
         provider = (wanted, {"use_tf32": "0"}) if device == "cuda" else wanted
         try:

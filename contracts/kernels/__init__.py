@@ -1,8 +1,8 @@
 """Compiled kernels for functions of the serving graph; a graph runs without them too, only slower.
 
-`build` compiles ranker_ops.c once with the machine's C compiler; `OnnxModel(path, kernels=...)` registers the
-library in a session. The graph names its functions in the domain "repcenter" and carries their bodies in plain
-ONNX operators: a session without the library inlines them.
+`build` compiles ranker_ops.c once with the machine's C compiler; `OnnxModel(path, kernels=...)` registers
+the library in a session. The graph names its functions in the domain "repcenter" and carries their bodies in
+plain ONNX operators: a session without the library inlines them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SECONDS = 120
 
 
 def build(directory: Path, compiler: str | None = None) -> Path | None:
-    """The library in `directory`, compiled unless it is there for this very source, these flags and this platform.
+    """The library in `directory`, compiled unless it is there for this source, these flags and this platform.
 
     compiler: a command on PATH, by default the first of cc, gcc, clang. None where there is no compiler or it
     refuses the source: the graphs' own bodies run instead. Safe to call from several processes at once.
@@ -45,7 +45,9 @@ def build(directory: Path, compiler: str | None = None) -> Path | None:
         try:
             done = subprocess.run(command, cwd=scratch, capture_output=True, timeout=_SECONDS, check=False)
         except subprocess.TimeoutExpired:
-            _log.warning("%s took more than %d s: graphs run in ONNX Runtime's own operators", found, _SECONDS)
+            _log.warning(
+                "%s took more than %d s: graphs run in ONNX Runtime's own operators", found, _SECONDS
+            )
             return None
         if done.returncode:
             reason = done.stderr.decode(errors="replace")[-2000:]

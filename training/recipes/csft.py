@@ -23,7 +23,13 @@ from training.recipes.head_bench import HeadBench, Recalls
 from training.recipes.pair_split import Pairs, split_pairs
 from training.seeded import seeded
 
-_IMAGE_WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the untrained fusion, text being 1; 0 would lose lone pictures
+_IMAGE_WEIGHTS = (
+    0.25,
+    0.5,
+    1.0,
+    2.0,
+    4.0,
+)  # of the untrained fusion, text being 1; 0 would lose lone pictures
 _SURE = 2.0  # standard errors: the best of several looks at one held-out part flatters itself
 _COMPONENT_ROWS = 20_000  # principal components come from at most so many items
 

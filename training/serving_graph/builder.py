@@ -29,9 +29,7 @@ class GraphBuilder:
         """One node with one output."""
         return self.split(kind, *inputs, outputs=1, domain=domain, **attributes)[0]
 
-    def split(
-        self, kind: str, *inputs: str, outputs: int, domain: str = "", **attributes: Any
-    ) -> list[str]:
+    def split(self, kind: str, *inputs: str, outputs: int, domain: str = "", **attributes: Any) -> list[str]:
         """One node with several outputs."""
         self._count += 1
         names = [f"{kind}_{self._count}" + (f"_{i}" if outputs > 1 else "") for i in range(outputs)]
@@ -77,7 +75,7 @@ class GraphBuilder:
         output: str,
         attributes: Sequence[str] = (),
     ) -> None:
-        """Declare the model-local function DOMAIN::name; `body` is what runs where no kernel is registered."""
+        """Declare the model-local function DOMAIN::name; `body` runs where no kernel is registered."""
         constants = [helper.make_node("Constant", [], [c.name], value=c) for c in body.constants()]
         self.functions.append(
             helper.make_function(

@@ -1,4 +1,4 @@
-"""CiUBM with the user's side folded through the network's first layer, by behaviour or by per-user matrices."""
+"""CiUBM, the user's side folded through the network's first layer: by behaviour, or by per-user matrices."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def ciubm(b: GraphBuilder, inputs: Inputs, module: Ciubm, first: Table, form: Fo
     """What CiUBM adds to the network's first layer: (B, N, h). first: (width, h), that layer's rows for it.
 
     The weighted sums of unit vectors and of item embeddings have the same weights, so both go through `first`
-    per behaviour. loop: alpha (B, N, T) times them (B, T, h). matrices: alpha is ĥ_n . ĥ_j, so one (D, h) matrix
-    per user, sum_j ĥ_j (ĥ_j W_content + v_j W_fusion), times ĥ_n.
+    per behaviour. loop: alpha (B, N, T) times them (B, T, h). matrices: alpha is ĥ_n . ĥ_j, so one (D, h)
+    matrix per user, sum_j ĥ_j (ĥ_j W_content + v_j W_fusion), times ĥ_n.
     """
     config = module.config
     c = inputs.content(config.modality)

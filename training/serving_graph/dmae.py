@@ -1,4 +1,4 @@
-"""DMAE's features: both modalities side by side on one axis, MIEU from a table, MIFU on blocks and their halos."""
+"""DMAE's features: both modalities on one axis, MIEU from a table, MIFU on blocks and their halos."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ def dmae(b: GraphBuilder, inputs: Inputs, module: Dmae, cells: int | None) -> st
     if config.without_mieu_se and cells is not None:
         cells = 1  # G is constant within a bucket
     content = [inputs.content(name) for name in config.modalities]
-    scaled = [
-        _scaled(b, inputs.cosine(name), module.calibration[m], config.buckets - 1)
+    similarities = [
+        _unit_interval(b, inputs.cosine(name), module.calibration[m])
         for m, name in enumerate(config.modalities)
     ]
+    scaled = [_scaled(b, r, config.buckets - 1) for r in similarities]
     present = b.op("Concat", *(b.unsqueeze(c.present, 0) for c in content), axis=0)  # (2, B, T)
     shown = b.op("Concat", *(b.unsqueeze(c.shown, 0) for c in content), axis=0)  # (2, B, N)
     places = np.stack([positions(m) for m in mieus])
     if cells is None:
-        encoded = [b.unsqueeze(exact(b, m, x), 0) for m, x in zip(mieus, scaled, strict=True)]
+        encoded = [b.unsqueeze(exact(b, *x), 0) for x in zip(mieus, similarities, scaled, strict=True)]
         tokens = _tokens(b, b.op("Concat", *encoded, axis=0), b.const(places))
         return _interest(b, module, tokens, present, shown, _weights(b, module), bound=np.inf)
     tables = [similarity_table(m, cells) for m in mieus]
@@ -58,17 +59,20 @@ def dmae(b: GraphBuilder, inputs: Inputs, module: Dmae, cells: int | None) -> st
     body = GraphBuilder()
     output = _tabulated(body, module, names, rows, bound)
     b.function(_NAME, names, body, output, attributes=("radius", "causal"))
-    return b.op(
-        _NAME, *arguments, domain=DOMAIN, radius=config.window_radius, causal=int(config.causal)
-    )
+    return b.op(_NAME, *arguments, domain=DOMAIN, radius=config.window_radius, causal=int(config.causal))
 
 
-def _scaled(b: GraphBuilder, cosine: str, calibration: tuple[float, float], last: int) -> str:
-    """r (N_B - 1) clipped to [0, N_B - 1], rounded as training.models.similarity rounds it."""
+def _unit_interval(b: GraphBuilder, cosine: str, calibration: tuple[float, float]) -> str:
+    """r, rounded as training.models.similarity rounds it."""
     r = b.op("Mul", b.op("Add", cosine, b.const(1.0)), b.const(0.5))
-    if calibration != (1.0, 0.0):
-        r = b.op("Add", b.op("Mul", r, b.const(calibration[0])), b.const(calibration[1]))
-        r = b.op("Clip", r, b.const(0.0), b.const(1.0))
+    if calibration == (1.0, 0.0):
+        return r
+    r = b.op("Add", b.op("Mul", r, b.const(calibration[0])), b.const(calibration[1]))
+    return b.op("Clip", r, b.const(0.0), b.const(1.0))
+
+
+def _scaled(b: GraphBuilder, r: str, last: int) -> str:
+    """r (N_B - 1) clipped to [0, N_B - 1], whose floor is the bucket."""
     return b.op("Clip", b.op("Mul", r, b.const(float(last))), b.const(0.0), b.const(float(last)))
 
 
@@ -77,7 +81,8 @@ def _folded(module: Dmae, m: int) -> Table:
     if module.config.without_mifu:
         return np.zeros((1, 1))
     intra = cast(IntraModal, module.intra[m])
-    return array(intra.w_q.weight).T @ array(intra.w_k.weight) * module.config.dim**-0.5
+    folded: Table = array(intra.w_q.weight).T @ array(intra.w_k.weight) * module.config.dim**-0.5
+    return folded
 
 
 def _value(module: Dmae, m: int) -> Table:
@@ -91,7 +96,7 @@ def _value(module: Dmae, m: int) -> Table:
 
 
 def _weights(b: GraphBuilder, module: Dmae) -> list[str]:
-    """A (2, d, d); U (2, w, w) from the other's mean to the query; V (2, w, d) from the attended to the output."""
+    """A (2, d, d); U (2, w, w) from the other's mean to the query; V (2, w, d) from what it read to the end."""
     if module.config.without_mifu:
         return []
     a, u, v = [], [], []

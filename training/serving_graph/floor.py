@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from contracts.errors import InvalidInput
 from contracts.onnx_model import OnnxModel
 from training.graph import Inputs
 from training.models.ciubm import CiubmConfig
@@ -25,16 +28,16 @@ MATMULS = ((256, 256, 256), (512, 512, 512), (1024, 256, 256), (6400, 32, 32), (
 def multiply_adds(config: RankerConfig, candidates: int, behaviours: int) -> int:
     """What one request of N candidates and T behaviours needs after every rewriting of the serving graph.
 
-    Counted: matrix products, similarities, attention over exactly the window, poolings, the network. Not counted:
-    lookups, additions, activations, softmax, gathers, and what blocks read beyond their windows. No attributes.
+    Counted: matrix products, similarities, attention over exactly the window, poolings, the network. Not
+    counted: lookups, additions, activations, softmax, gathers, what blocks read beyond windows, padding. For rankers without attributes.
     """
     n, t, v = candidates, behaviours, config.id_dim
     dims = {m.name: m.dim for m in config.modalities}
     total = sum(dims[name] for name in config.content_modalities) * n * t
-    features, first, head = v, config.hidden[0], 0
+    features, first = v, config.hidden[0]
     if config.id_interest in ("din", "din_position"):
         layers = (v, *config.din_hidden, 1)
-        total += n * t * (sum(a * b for a, b in zip(layers, layers[1:], strict=False)) + v)
+        total += n * t * (sum(a * b for a, b in pairwise(layers)) + v)
         total += n * v * config.din_hidden[0] * 2 + t * v * config.din_hidden[0]
     features += v if config.id_interest != "none" else 0
     for content in config.content:
@@ -50,18 +53,17 @@ def multiply_adds(config: RankerConfig, candidates: int, behaviours: int) -> int
             else:
                 total += t * (width + v) * first + n * t * first
         else:
-            raise NotImplementedError(type(content).__name__)
+            raise InvalidInput("content", type(content).__name__, "has no count of operations")
     sizes = (features, *config.hidden, 1)
-    head = sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+    head = sum(a * b for a, b in pairwise(sizes))
     return total + n * head
 
 
 class BestRate:
-    """GFLOP/s of MATMULS through ONNX Runtime, one thread; `measure` may be called again and again."""
+    """MATMULS through ONNX Runtime, one thread: of each the median rate, of those the best."""
 
     def __init__(self) -> None:
-        self.gflops = dict.fromkeys(("x".join(map(str, shape)) for shape in MATMULS), 0.0)
-        self._models: dict[str, tuple[OnnxModel, Inputs, int]] = {}
+        self._models: dict[str, tuple[OnnxModel, Inputs, float]] = {}
         rng = np.random.default_rng(0)
         with tempfile.TemporaryDirectory() as directory:
             for rows, inner, columns in MATMULS:
@@ -75,15 +77,24 @@ class BestRate:
                 path = Path(directory) / "matmul.onnx"
                 onnx.save_model(model, str(path))
                 x = rng.normal(size=(rows, inner)).astype(np.float32)
-                name = f"{rows}x{inner}x{columns}"
-                self._models[name] = (OnnxModel(path), {"x": x}, 2 * rows * inner * columns)
+                gigaflop = 2e-9 * rows * inner * columns
+                self._models[f"{rows}x{inner}x{columns}"] = (OnnxModel(path), {"x": x}, gigaflop)
+        self.clear()
 
-    def measure(self, repeats: int = 10) -> float:
-        """Run each some times more; the best rate of any so far, in GFLOP/s."""
-        for name, (model, inputs, operations) in self._models.items():
-            for _ in range(repeats):
-                began = time.perf_counter()
-                model.run(inputs)
-                rate = operations / (time.perf_counter() - began) / 1e9
-                self.gflops[name] = max(self.gflops[name], rate)
-        return max(self.gflops.values())
+    def clear(self) -> None:
+        """Forget what was measured."""
+        self._seconds: dict[str, list[float]] = {name: [] for name in self._models}
+
+    def measure(self) -> None:
+        """Run each once more."""
+        for name, (model, inputs, _) in self._models.items():
+            began = time.perf_counter()
+            model.run(inputs)
+            self._seconds[name].append(time.perf_counter() - began)
+
+    def gflops(self) -> dict[str, float]:
+        """Of each matmul since `clear`."""
+        return {
+            name: gigaflop / statistics.median(self._seconds[name])
+            for name, (_, _, gigaflop) in self._models.items()
+        }

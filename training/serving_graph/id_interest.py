@@ -46,8 +46,8 @@ def _scores(b: GraphBuilder, inputs: Inputs, keys: str, module: DinInterest) -> 
     """alpha(q, k): (B, N, T).
 
     Per candidate the first layer is one affine map of the behaviour, (W_k - W_-) + diag(q) W_x and a bias
-    (W_q + W_-) q + b; `assembled` makes all of them from [q, 1] in one matmul, the bias as the row of a constant
-    1 appended to the behaviours.
+    (W_q + W_-) q + b; `assembled` makes all of them from [q, 1] in one matmul, the bias as the row of a
+    constant 1 appended to the behaviours.
     """
     d = inputs.width
     w_q, w_k, w_minus, w_times = np.split(array(module.first.weight).T, 4)  # each (d, h)

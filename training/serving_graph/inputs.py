@@ -48,7 +48,7 @@ class Inputs:
         return self._content[name]
 
     def cosine(self, name: str) -> str:
-        """(B, N, T), by the same operations in the same order as training.models.similarity: equal to the bit."""
+        """(B, N, T), by the operations of training.models.similarity in their order: equal to the bit."""
         if name not in self._cosine:
             b, c = self._b, self.content(name)
             dot = b.op("MatMul", c.candidates, b.op("Transpose", c.behaviours, perm=[0, 2, 1]))

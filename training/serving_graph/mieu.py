@@ -1,7 +1,7 @@
 """MIEU, folded: every (4) of training.models.mieu is ReLU(G(r) + P_age), G of one scalar, P a constant.
 
-G(r) = W_left ReLU(W_1 (r^d ⊕ r^sc) + b_1) is tabulated. A bucket of eq 2 is cut into `cells` equal cells, and has
-cells + 1 rows of its own, both ends included: no cell straddles a jump of G. Inside a cell G is interpolated.
+G(r) = W_left ReLU(W_1 (r^d ⊕ r^sc) + b_1) is tabulated. A bucket of eq 2 is cut into `cells` equal cells, and
+has cells + 1 rows of its own, both ends included: no cell straddles a jump of G. Within a cell G is linear.
 `cells` is a power of two, so that x cells is exact for x = r (N_B - 1), and with
     position = x cells + floor(x),    row = floor(position)
 the rows `row` and `row + 1` are of the bucket floor(x) (where the sum rounds up, `row` is the bucket's last).
@@ -20,7 +20,7 @@ Table = npt.NDArray[np.float64]
 
 
 def similarity_table(mieu: Mieu, cells: int) -> Table:
-    """G: (rows, d). r = 1 is a bucket of its own with one value, held by the last two rows. cells: a power of two."""
+    """G: (rows, d). r = 1 is a bucket of its own with one value, held by the last two rows."""
     last = mieu.buckets.shape[0] - 1
     bucket = np.repeat(np.arange(last), cells + 1)
     r = (bucket + np.tile(np.arange(cells + 1), last) / cells) / last
@@ -48,22 +48,23 @@ def positions(mieu: Mieu) -> Table:
     return np.concatenate([np.zeros((missing, d)), by_age[::-1]])
 
 
-def exact(b: GraphBuilder, mieu: Mieu, scaled: str) -> str:
-    """G without a table: scaled = r (N_B - 1) clipped to its range, any shape (...) -> (..., d)."""
+def exact(b: GraphBuilder, mieu: Mieu, r: str, scaled: str) -> str:
+    """G without a table. r: (...), scaled: r (N_B - 1) clipped to its range -> (..., d)."""
     d = mieu.w2.out_features
-    last = mieu.buckets.shape[0] - 1
     bucket = b.op("Cast", b.op("Floor", scaled), to=6)
     w1 = array(mieu.w1.weight)
     by_bucket = array(mieu.buckets) @ w1[:, :d].T
     if not mieu.similarity_embedding:
         hidden = b.op("Gather", b.const(np.maximum(by_bucket + array(mieu.w1.bias), 0.0)), bucket)
     else:
-        r = b.unsqueeze(b.op("Div", scaled, b.const(float(last))), -1)
+        r = b.unsqueeze(r, -1)
         angle = b.op("Mul", r, b.const(array(mieu.omega)))
         waves = b.op("Concat", b.op("Sin", angle), b.op("Cos", angle), axis=-1)
         halves = np.concatenate([w1[:, d::2], w1[:, d + 1 :: 2]], axis=1)
         hidden = b.op("Add", b.op("MatMul", waves, b.const(halves.T)), b.const(array(mieu.w1.bias)))
-        factor = b.op("Add", b.op("Mul", r, b.const(float(array(mieu.scale)))), b.const(float(array(mieu.shift))))
+        factor = b.op(
+            "Add", b.op("Mul", r, b.const(float(array(mieu.scale)))), b.const(float(array(mieu.shift)))
+        )
         hidden = b.op("Add", hidden, b.op("Mul", b.op("Gather", b.const(by_bucket), bucket), factor))
         hidden = b.op("Relu", hidden)
     return b.op("MatMul", hidden, b.const(array(mieu.w2.weight)[:, :d].T))

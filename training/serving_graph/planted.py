@@ -55,7 +55,7 @@ class Planted:
 
 
 def train_planted(model: str, *, history_length: int, steps: int, seed: int) -> Planted:
-    """The ranker `model` of training.recipes.ranker over text, image and fused of 128, ID dim 16, no attributes.
+    """The ranker `model` of training.recipes.ranker: text, image and fused of 128, ID dim 16, no attributes.
 
     Histories of training are 64 long whatever `history_length` is.
     """

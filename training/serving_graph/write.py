@@ -80,9 +80,9 @@ def write_checked(
 
     kernels: the library of contracts.kernels, checked beside the graph's own bodies.
 
-    Where the table costs more than half of what it may on these inputs, its cells are halved, down to 1,024 per
-    bucket. Raises BrokenBundle where a logit of the graph without a table is off by more than 1e-5, or one of the
-    graph as written by more than 4e-4.
+    Where the table costs more than half of what it may on these inputs, it gets twice the cells, up to 1,024
+    per bucket. Raises BrokenBundle where a logit of the graph without a table is off by more than 1e-5, or
+    one of the graph as written by more than 4e-4.
     """
     chosen = options or ServingOptions()
     with tempfile.TemporaryDirectory() as directory:
@@ -168,7 +168,7 @@ def _network(
 def _signature(ranker: Ranker) -> list[Any]:
     config = ranker.config
     modalities = config.modalities
-    kinds = {
+    kinds: dict[str, tuple[int, list[str | int]]] = {
         "codes": (TensorProto.INT8, ["K", sum(m.dim for m in modalities)]),
         "inv_norm": (TensorProto.FLOAT, ["K", len(modalities)]),
         "attributes": (TensorProto.INT32, ["K", sum(config.attributes.slots)]),
