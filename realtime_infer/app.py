@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -13,19 +12,20 @@ from fastapi import FastAPI
 from redis.asyncio import Redis
 
 from contracts.errors import InvalidInput, RepcenterError
+from doors.health import add_health, follow
+from doors.http_server import http_server
+from doors.problems import install_problems
+from doors.shutdown import cancel, on_signals
 from param_server.connection import connect
 from param_server.generations import Generations
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from realtime_infer.encoder_source import EncoderSource
-from realtime_infer.health import add_health
-from realtime_infer.http_server import http_server
 from realtime_infer.ingest import Ingest
 from realtime_infer.metrics import DoorMetrics, WorkerMetrics
-from realtime_infer.problems import install_problems
 from realtime_infer.push_queue import PushQueue
 from realtime_infer.rest import create_app
-from realtime_infer.rpc import ItemsService, RpcDoor
+from realtime_infer.rpc import ItemsService, items_server
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.statuses import Statuses
 from realtime_infer.windows import Windows
@@ -60,14 +60,14 @@ async def open_door(settings: EncoderSettings, store_settings: StoreSettings) ->
         statuses = Statuses(ingest, Store(table), Generations(table), settings)
         await ingest.check()
         service = ItemsService(ingest, statuses, metrics)
-        rpc = RpcDoor(service, settings.host, settings.grpc_port, settings.max_body_bytes)
-        await rpc.start()
+        rpc = items_server(service, settings.host, settings.grpc_port, settings.max_body_bytes)
         closing.push_async_callback(rpc.stop, settings.stop_s)
+        await rpc.start()
         app = create_app(ingest, statuses, metrics, settings.max_body_bytes)
         port = DOOR_HTTP_PORT if settings.http_port is None else settings.http_port
         url = await closing.enter_async_context(http_server(app, settings.host, port, settings.stop_s))
-        closing.push_async_callback(_cancel, asyncio.create_task(_tell_health(ingest, rpc)))
-        yield RunningDoor(url, f"{settings.host}:{rpc.port}")
+        closing.push_async_callback(cancel, asyncio.create_task(follow(ingest.check, rpc.tell, _READY_S)))
+        yield RunningDoor(url, rpc.target)
 
 
 @contextlib.asynccontextmanager
@@ -81,7 +81,7 @@ async def open_worker(
         windows = Windows(store, stream, settings.max_windows)
         worker = Worker(PushQueue(stream, settings), windows, source, settings, metrics)
         app = FastAPI(title="Repcenter encoder worker", version="1", redirect_slashes=False)
-        install_problems(app)
+        install_problems(app, "worker")
 
         async def check() -> None:
             worker.check()
@@ -104,9 +104,10 @@ def run_door(settings: EncoderSettings | None = None, store_settings: StoreSetti
     """The door's process: prints `ready http=… grpc=…`, ends in good order on SIGTERM or SIGINT."""
 
     async def serve() -> None:
-        stop = _on_signals(asyncio.Event())
+        stop = asyncio.Event()
+        on_signals(stop)
         async with open_door(settings or EncoderSettings(), store_settings or StoreSettings()) as door:
-            _on_signals(stop)  # uvicorn put its own handlers there
+            on_signals(stop)  # uvicorn put its own handlers there
             print(f"ready http={door.http_url} grpc={door.grpc_target}", flush=True)
             await stop.wait()
 
@@ -121,15 +122,16 @@ def run_worker(settings: EncoderSettings | None = None, store_settings: StoreSet
     """
 
     async def serve() -> None:
-        stop = _on_signals(asyncio.Event())
+        stop = asyncio.Event()
+        on_signals(stop)
         async with open_worker(settings or EncoderSettings(), store_settings or StoreSettings()) as running:
-            _on_signals(stop)
+            on_signals(stop)
             print(f"listening http={running.http_url}", flush=True)
             saying = asyncio.create_task(_say_ready(running))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({stopping, running.task}, return_when=asyncio.FIRST_COMPLETED)
-            await _cancel(saying)
-            await _cancel(stopping)
+            await cancel(saying)
+            await cancel(stopping)
 
     logging.basicConfig(level=logging.INFO)
     asyncio.run(serve())
@@ -150,17 +152,6 @@ async def _clients(settings: StoreSettings) -> AsyncIterator[tuple[Redis, Redis]
         yield table, stream
 
 
-async def _tell_health(ingest: Ingest, rpc: RpcDoor) -> None:
-    while True:
-        try:
-            await ingest.check()
-        except RepcenterError:
-            await rpc.tell(False)
-        else:
-            await rpc.tell(True)
-        await asyncio.sleep(_READY_S)
-
-
 async def _say_ready(running: RunningWorker) -> None:
     while True:
         with contextlib.suppress(RepcenterError):
@@ -168,16 +159,3 @@ async def _say_ready(running: RunningWorker) -> None:
             print(f"ready http={running.http_url}", flush=True)
             return
         await asyncio.sleep(0.05)
-
-
-def _on_signals(stop: asyncio.Event) -> asyncio.Event:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
-
-
-async def _cancel(task: asyncio.Task[None] | asyncio.Task[bool]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from contracts.errors import InvalidInput, RepcenterError
 from realtime_infer.ingest import Backlog
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 Operation = Literal["push", "delete"]
 Stage = Literal["encode", "commit", "announce", "settle"]

@@ -11,12 +11,13 @@ from pydantic import ValidationError
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
-from contracts.errors import InvalidInput, RepcenterError, TooLarge
-from realtime_infer.health import add_health
+from contracts.errors import InvalidInput, RepcenterError
+from doors.body import read_body
+from doors.health import add_health
+from doors.problems import install_problems, problem_responses
 from realtime_infer.ingest import Ingest
 from realtime_infer.item_body import EXAMPLE, ItemBody, ReceiptBody, StatusBody
 from realtime_infer.metrics import DoorMetrics
-from realtime_infer.problems import install_problems, problem_responses
 from realtime_infer.push_status import PushStatus, Receipt
 from realtime_infer.statuses import MAX_WAIT_MS, Statuses
 
@@ -47,7 +48,7 @@ def create_app(ingest: Ingest, statuses: Statuses, metrics: DoorMetrics, max_bod
         separate_input_output_schemas=False,
         redirect_slashes=False,
     )
-    install_problems(app)
+    install_problems(app, "write door")
 
     @app.post(
         _ITEMS,
@@ -66,7 +67,8 @@ def create_app(ingest: Ingest, statuses: Statuses, metrics: DoorMetrics, max_bod
     async def push(request: Request, response: Response) -> ReceiptBody:
         """The receipt is given once the push is on disk. Of several pushes of one item the newest wins."""
         with metrics.accept("push", "http", (RequestValidationError, HTTPException)):
-            item = _parse(await _read_body(request, max_body_bytes)).item()
+            _check_type(request)
+            item = _parse(await read_body(request, max_body_bytes)).item()
             return _receipt(await ingest.push(item), response)
 
     @app.get(
@@ -148,19 +150,7 @@ def _check_path(request: Request) -> None:
         raise InvalidInput("item_id", raw.decode("latin-1"), "is not UTF-8") from error
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
-    """The body, or TooLarge: by its declared length before a byte is read, by count where none is given."""
+def _check_type(request: Request) -> None:
     kind = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
     if kind != _JSON:
         raise HTTPException(415, f"content type {kind[:64]!r} is not {_JSON}")
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise TooLarge("body", int(declared), limit, "bytes")
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise TooLarge("body", size, limit, "bytes")
-        chunks.append(chunk)
-    return b"".join(chunks)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-import uvicorn
-
 from contracts.errors import InvalidInput, Unavailable
+from doors.grpc_server import GrpcServer
+from doors.health import follow
+from doors.http_server import http_server
+from doors.shutdown import cancel, on_signals
 from param_server.connection import connect
 from param_server.generations import Generations
 from param_server.settings import StoreSettings
@@ -22,7 +22,7 @@ from serving.live import LiveGenerations
 from serving.metrics import Metrics
 from serving.readiness import Readiness
 from serving.rest import create_rest
-from serving.rpc import RpcDoor, ScorerService
+from serving.rpc import ScorerService, scorer_server
 from serving.scorer import Scorer
 from serving.settings import ScorerSettings
 
@@ -38,7 +38,7 @@ class RunningScorer:
     scorer: Scorer
     live: LiveGenerations
     readiness: Readiness
-    rpc: RpcDoor
+    rpc: GrpcServer
 
 
 @contextlib.asynccontextmanager
@@ -58,45 +58,29 @@ async def open_scorer(
         listing, readiness = Listing(generations, live), Readiness(live, metrics)
 
         service = ScorerService(scorer, listing, metrics)
-        rpc = RpcDoor(service, settings.host, settings.grpc_port, settings.max_body_bytes)
+        rpc = scorer_server(service, settings.host, settings.grpc_port, settings.max_body_bytes)
         closing.push_async_callback(rpc.stop, settings.stop_s)
         rest = create_rest(scorer, listing, readiness, metrics, settings.max_body_bytes)
-        listener = _listen(settings.host, settings.http_port)
-        http_url = f"http://{settings.host}:{listener.getsockname()[1]}"
-        http = uvicorn.Server(
-            uvicorn.Config(
-                rest,
-                lifespan="off",
-                ws="none",
-                log_level="warning",
-                access_log=False,
-                timeout_graceful_shutdown=max(1, round(settings.stop_s)),
-            )
+        url = await closing.enter_async_context(
+            http_server(rest, settings.host, settings.http_port, settings.stop_s)
         )
-        serving = asyncio.create_task(http.serve([listener]))
-        closing.push_async_callback(_stop_http, http, serving)
-
         await rpc.start()
-        while not http.started:
-            if serving.done():
-                raise Unavailable("the HTTP door did not open")
-            await asyncio.sleep(0.005)
-        for background in (live.run(), readiness.follow(rpc.tell, settings.poll_s)):
-            closing.push_async_callback(_cancel, asyncio.create_task(background))
-        yield RunningScorer(http_url, f"{settings.host}:{rpc.port}", scorer, live, readiness, rpc)
+        for background in (live.run(), follow(readiness.check, rpc.tell, settings.poll_s)):
+            closing.push_async_callback(cancel, asyncio.create_task(background))
+        yield RunningScorer(url, rpc.target, scorer, live, readiness, rpc)
 
 
 async def serve(settings: ScorerSettings, store_settings: StoreSettings) -> None:
     """Serve until SIGTERM or SIGINT, then: not ready, drain, finish what is in flight."""
     stop = asyncio.Event()
-    _on_signals(stop)
+    on_signals(stop)
     async with open_scorer(settings, store_settings) as running:
-        _on_signals(stop)  # uvicorn put its own handlers there, which would not drain
+        on_signals(stop)  # uvicorn put its own handlers there, which would not drain
         where = f"http={running.http_url} grpc={running.grpc_target}"
         print(f"listening {where}", flush=True)
         said = asyncio.create_task(_say_ready(running, where, settings.poll_s))
         await stop.wait()
-        await _cancel(said)
+        await cancel(said)
         running.readiness.draining = True
         await running.rpc.tell(False)
         log.info("draining for %g s", settings.drain_s)
@@ -119,34 +103,3 @@ async def _say_ready(running: RunningScorer, where: str, poll_s: float) -> None:
         else:
             print(f"ready {where}", flush=True)
             return
-
-
-def _on_signals(stop: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named so that asyncio sets TCP_NODELAY: without it an answer waits 40 ms for the delayed ACK.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise InvalidInput("http_port", port, f"cannot listen on {host}: {error}") from error
-    return listener
-
-
-async def _stop_http(http: uvicorn.Server, task: asyncio.Task[None]) -> None:
-    http.should_exit = True
-    await task
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    """Cancel until it ends: before Python 3.12 `asyncio.wait_for`, which redis-py uses, may swallow one."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=0.05)

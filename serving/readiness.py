@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 from contracts.errors import RepcenterError, Unavailable
 from serving.live import LiveGenerations
@@ -37,12 +36,6 @@ class Readiness:
             self._metrics.ready.set(0)
             raise Unavailable(str(error)) from error
         self._metrics.ready.set(1)
-
-    async def follow(self, tell: Callable[[bool], Awaitable[None]], every_s: float) -> None:
-        """Tell about each look, until cancelled."""
-        while True:
-            await tell(await self.is_ready())
-            await asyncio.sleep(every_s)
 
     async def is_ready(self) -> bool:
         try:

@@ -13,11 +13,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.requests import ClientDisconnect
 
-from contracts.errors import RepcenterError, TooLarge
+from contracts.errors import RepcenterError
 from contracts.scores import Scores
+from doors.body import read_body
+from doors.health import add_health
+from doors.problems import install_problems, problem_responses
 from serving.listing import Listing
-from serving.metrics import CONTENT_TYPE, Metrics
-from serving.problems import install_problems, problem_responses
+from serving.metrics import Metrics
 from serving.readiness import Readiness
 from serving.score_json import (
     EXAMPLE_ANSWER,
@@ -44,7 +46,7 @@ def create_rest(
         description="Click probabilities for candidates, from what items look like and say. Read-only.",
         separate_input_output_schemas=False,
     )
-    install_problems(app)
+    install_problems(app, "scorer")
 
     @app.post(
         "/v1/score",
@@ -90,39 +92,11 @@ def create_rest(
     async def generations() -> Response:
         return Response(orjson.dumps(asdict(await listing.read())), media_type=_JSON)
 
-    @app.get("/health/live", summary="The process runs")
-    async def live() -> dict[str, str]:
-        return {"status": "live"}
+    async def expose() -> bytes:
+        return metrics.expose()
 
-    @app.get(
-        "/health/ready",
-        summary="Every scene is loaded and the store answers",
-        responses=problem_responses("unavailable"),
-    )
-    async def ready() -> dict[str, str]:
-        await readiness.check()
-        return {"status": "ready"}
-
-    @app.get("/metrics", summary="Prometheus metrics")
-    async def expose() -> Response:
-        return Response(metrics.expose(), media_type=CONTENT_TYPE)
-
+    add_health(app, readiness.check, expose, "Every scene is loaded and the store answers")
     return app
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body, or TooLarge: by its declared length before a byte is read, by count where none is given."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise TooLarge("body", int(declared), limit, "bytes")
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise TooLarge("body", size, limit, "bytes")
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Scores]) -> Scores:

@@ -1,41 +1,25 @@
-"""The gRPC read door: repcenter.v1.Scorer, health with Watch, reflection. It only translates."""
+"""The gRPC read door: repcenter.v1.Scorer. It only translates."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
 import time
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
-import grpc
-import grpc.aio
-import orjson
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-
-from contracts.errors import InvalidInput, RepcenterError
+from contracts.errors import RepcenterError
 from contracts.features import Behaviour, ScoreRequest
-from contracts.problem import GRPC_KEY, grpc_status, problem, retry_after_s
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from contracts.scores import Scores
+from doors.grpc_errors import Context, GrpcErrors
+from doors.grpc_server import GrpcServer
 from serving.listing import Listing
 from serving.metrics import Metrics
 from serving.scorer import Scorer
 
-log = logging.getLogger(__name__)
 SERVICE = "repcenter.v1.Scorer"
 _LONGEST_DEADLINE_S = 60.0
-_KEEPALIVE = (
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.so_reuseport", 0),
-)
-
-Context = grpc.aio.ServicerContext[Any, Any]
+_ERRORS = GrpcErrors(SERVICE, "scorer")
 
 
 class ScorerService(pb_grpc.ScorerServicer):
@@ -61,12 +45,12 @@ class ScorerService(pb_grpc.ScorerServicer):
             return score_response(scores)
         except RepcenterError as error:
             outcome = error.code
-            await _refuse(context, error, "Score")
+            await _ERRORS.abort(context, error, "Score")
         except asyncio.CancelledError:
             outcome = "cancelled"
             raise
-        except Exception:
-            await _our_error(context, "Score")
+        except Exception as error:
+            await _ERRORS.abort(context, error, "Score")
         finally:
             self._metrics.request("grpc", outcome, time.perf_counter() - began)
 
@@ -75,10 +59,8 @@ class ScorerService(pb_grpc.ScorerServicer):
     ) -> pb.ListGenerationsResponse:
         try:
             listed = await self._listing.read()
-        except RepcenterError as error:
-            await _refuse(context, error, "ListGenerations")
-        except Exception:
-            await _our_error(context, "ListGenerations")
+        except Exception as error:
+            await _ERRORS.abort(context, error, "ListGenerations")
         return pb.ListGenerationsResponse(
             scenes=[
                 pb.Scene(name=s.name, generation=s.generation, revision=s.revision) for s in listed.scenes
@@ -94,6 +76,12 @@ class ScorerService(pb_grpc.ScorerServicer):
                 for g in listed.generations
             ],
         )
+
+
+def scorer_server(service: ScorerService, host: str, port: int, max_body_bytes: int) -> GrpcServer:
+    """The door, not yet started."""
+    add = cast(Any, pb_grpc.add_ScorerServicer_to_server)
+    return GrpcServer(SERVICE, lambda server: add(service, server), host, port, max_body_bytes)
 
 
 def score_request(message: pb.ScoreRequest) -> ScoreRequest:
@@ -131,53 +119,3 @@ def score_response(scores: Scores) -> pb.ScoreResponse:
             total_ms=t.total_ms,
         ),
     )
-
-
-async def _refuse(context: Context, error: RepcenterError, method: str) -> NoReturn:
-    if error.code == "internal":
-        log.error("%s: %s", method, error)
-    metadata: list[tuple[str, str | bytes]] = [
-        (GRPC_KEY, orjson.dumps(problem(error, f"/{SERVICE}/{method}")))
-    ]
-    if (wait_s := retry_after_s(error)) is not None:
-        metadata.append(("grpc-retry-pushback-ms", str(math.ceil(wait_s * 1e3))))
-    await context.abort(grpc.StatusCode[grpc_status(error)], str(error), tuple(metadata))
-
-
-async def _our_error(context: Context, method: str) -> NoReturn:
-    """The log has the trace; the answer tells nothing of our insides."""
-    log.exception("%s failed", method)
-    await context.abort(grpc.StatusCode.INTERNAL, "an error of ours; the scorer's log says more")
-
-
-class RpcDoor:
-    """The gRPC server and its health service. `port`: the one that was taken."""
-
-    def __init__(self, service: ScorerService, host: str, port: int, max_body_bytes: int) -> None:
-        self._server = grpc.aio.server(
-            options=(*_KEEPALIVE, ("grpc.max_receive_message_length", max_body_bytes))
-        )
-        self._health = health.aio.HealthServicer()
-        cast(Any, pb_grpc.add_ScorerServicer_to_server)(service, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
-        try:
-            self.port = self._server.add_insecure_port(f"{host}:{port}")
-        except RuntimeError as error:
-            raise InvalidInput("grpc_port", port, f"cannot listen on {host}: {error}") from error
-
-    async def start(self) -> None:
-        await self.tell(False)
-        await self._server.start()
-
-    async def tell(self, ready: bool) -> None:
-        """What the health service says to Check and Watch."""
-        status = health_pb2.HealthCheckResponse.ServingStatus
-        for name in ("", SERVICE):
-            await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
-
-    async def stop(self, grace_s: float) -> None:
-        """Refuse new calls, let those in flight end for at most grace_s."""
-        await self._server.stop(grace_s)

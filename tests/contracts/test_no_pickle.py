@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = (
-    *("contracts", "param_server", "realtime_infer", "serving", "training"),
+    *("contracts", "doors", "param_server", "realtime_infer", "serving", "training"),
     *("loadtests", "cli", "tests", "deploy", "examples", "docs"),
 )
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))

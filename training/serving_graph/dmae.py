@@ -96,7 +96,7 @@ def _value(module: Dmae, m: int) -> Table:
 
 
 def _weights(b: GraphBuilder, module: Dmae) -> list[str]:
-    """A (2, d, d); U (2, w, w) from the other's mean to the query; V (2, w, d) from what it read to the end."""
+    """A (2, d, d); U (2, w, w) from the other's mean to the query; V (2, w, d) from what it read to r_*."""
     if module.config.without_mifu:
         return []
     a, u, v = [], [], []

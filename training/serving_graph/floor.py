@@ -29,7 +29,8 @@ def multiply_adds(config: RankerConfig, candidates: int, behaviours: int) -> int
     """What one request of N candidates and T behaviours needs after every rewriting of the serving graph.
 
     Counted: matrix products, similarities, attention over exactly the window, poolings, the network. Not
-    counted: lookups, additions, activations, softmax, gathers, what blocks read beyond windows, padding. For rankers without attributes.
+    counted: lookups, additions, activations, softmax, gathers, what blocks read beyond windows, padding.
+    For rankers without attributes.
     """
     n, t, v = candidates, behaviours, config.id_dim
     dims = {m.name: m.dim for m in config.modalities}

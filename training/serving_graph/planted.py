@@ -22,6 +22,7 @@ from training.recipes.ranker import ID_DIM, new_ranker
 _ITEMS, _KINDS, _USERS, _LIKES, _WIDTH, _DIM = 3_000, 24, 300, 64, 4, 128
 _BATCH_ROWS = 256
 _VALIDATION = 400  # samples
+_TASTE = 0.8  # logits then spread about as far as those of real logs
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ def train_planted(model: str, *, history_length: int, steps: int, seed: int) -> 
 
 
 def _samples(rng: np.random.Generator, kind: npt.NDArray[np.int64], train: int) -> Samples:
-    """One liked item of the user's two kinds and three others per sample; the last `_VALIDATION` validate."""
+    """One liked item, of the user's two kinds with probability `_TASTE`, and three others; the last validate."""
     count = train + _VALIDATION
     tastes = np.stack([rng.permutation(_KINDS)[:2] for _ in range(_USERS)])
     shuffled = rng.permutation(_ITEMS)
@@ -87,7 +88,8 @@ def _samples(rng: np.random.Generator, kind: npt.NDArray[np.int64], train: int) 
     users = rng.integers(0, _USERS, count)
     candidates = rng.integers(0, _ITEMS, (count, _WIDTH))
     wanted = tastes[users, rng.integers(0, 2, count)]
-    candidates[:, 0] = [rng.choice(of_kind[k]) for k in wanted]
+    by_taste = rng.random(count) < _TASTE
+    candidates[by_taste, 0] = [rng.choice(of_kind[k]) for k in wanted[by_taste]]
     labels = np.zeros((count, _WIDTH), dtype=np.float32)
     labels[:, 0] = 1
     splits = np.full(count, TRAIN, dtype=np.int8)

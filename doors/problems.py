@@ -1,7 +1,8 @@
-"""Every error of the HTTP write door as RFC 9457 problem+json; contracts.problem owns the table."""
+"""Every error of an HTTP door as RFC 9457 problem+json; contracts.problem owns the table."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -10,36 +11,63 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from contracts.errors import RepcenterError
 from contracts.problem import MEDIA_TYPE, STATUSES, problem, retry_after_s, validation_problem
 
-
-class Problem(BaseModel):
-    """RFC 9457. errors: the fields that cannot be used, each with field, value and reason."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    errors: list[dict[str, Any]] = []
+log = logging.getLogger(__name__)
+PROBLEM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "instance"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "instance": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"field": {"type": "string"}, "value": {}, "reason": {"type": "string"}},
+            },
+        },
+    },
+}
 
 
 def problem_responses(*codes: str) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's responses for these error codes."""
-    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
-    return {STATUSES[code][0]: {"description": STATUSES[code][2], "content": content} for code in codes}
+    return {
+        STATUSES[code][0]: {
+            "description": STATUSES[code][2],
+            "content": {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA}},
+        }
+        for code in codes
+    }
 
 
-def install_problems(app: FastAPI) -> None:
-    """Answer every error of this app with a problem."""
+def install_problems(app: FastAPI, process: str) -> None:
+    """Answer every error of this app with a problem; an unforeseen one points to the process's log."""
+
+    async def our_error(request: Request, error: Exception) -> Response:
+        """The server logs the trace; the answer tells nothing of our insides."""
+        status, _, title = STATUSES["internal"]
+        return _answer(
+            {
+                "type": "urn:repcenter:problem:internal",
+                "title": title,
+                "status": status,
+                "detail": f"the {process}'s log says more",
+                "instance": request.url.path,
+            }
+        )
+
     app.add_exception_handler(RepcenterError, _repcenter_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _our_error)
+    app.add_exception_handler(Exception, our_error)
 
 
 def _answer(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
@@ -50,6 +78,8 @@ def _answer(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -
 
 async def _repcenter_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RepcenterError)
+    if error.code == "internal":
+        log.error("%s: %s", request.url.path, error)
     wait_s = retry_after_s(error)
     headers = {} if wait_s is None else {"Retry-After": str(max(1, math.ceil(wait_s)))}
     return _answer(problem(error, request.url.path), headers)
@@ -71,17 +101,3 @@ async def _http_error(request: Request, error: Exception) -> Response:
         "instance": request.url.path,
     }
     return _answer(body, error.headers)
-
-
-async def _our_error(request: Request, error: Exception) -> Response:
-    """The server logs the trace; the answer tells nothing of our insides."""
-    status, _, title = STATUSES["internal"]
-    return _answer(
-        {
-            "type": "urn:repcenter:problem:internal",
-            "title": title,
-            "status": status,
-            "detail": "the write door's log says more",
-            "instance": request.url.path,
-        }
-    )

@@ -10,13 +10,18 @@ from collections.abc import AsyncIterator
 import uvicorn
 from fastapi import FastAPI
 
-from contracts.errors import InvalidInput
+from contracts.errors import InvalidInput, Unavailable
+from doors.address import authority
 
 
 @contextlib.asynccontextmanager
 async def http_server(app: FastAPI, host: str, port: int, stop_s: float) -> AsyncIterator[str]:
-    """Serve -> the URL; port 0 takes a free one. On leaving, requests in flight have stop_s to end."""
-    listener = _listen(host, port)
+    """Serve -> the URL; port 0 takes a free one. On leaving, requests in flight have stop_s to end.
+
+    InvalidInput names the port where it cannot be had. uvicorn puts handlers of its own on SIGTERM and
+    SIGINT: a process that wants them puts its own there again (`doors.shutdown.on_signals`).
+    """
+    listener = listen(host, port)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -30,14 +35,17 @@ async def http_server(app: FastAPI, host: str, port: int, stop_s: float) -> Asyn
     task = asyncio.create_task(server.serve([listener]))
     try:
         while not server.started:
+            if task.done():
+                raise Unavailable("the HTTP door did not open")
             await asyncio.sleep(0.005)
-        yield f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        yield f"http://{authority(host, listener.getsockname()[1])}"
     finally:
         server.should_exit = True
         await task
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A bound TCP socket; InvalidInput where the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sets TCP_NODELAY only where the protocol is named; without it every answer waits 40 ms
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

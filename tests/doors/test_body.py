@@ -1,0 +1,34 @@
+"""A body is refused by its size before it is parsed, and before it is read where it says its size."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from tests.doors.doors import LIMIT, http_app, http_door
+
+
+async def test_up_to_the_limit_and_not_a_byte_more() -> None:
+    async def chunks(size: int) -> AsyncIterator[bytes]:
+        for _ in range(size):
+            yield b"x"
+
+    async with http_door(http_app()) as http:
+        assert (await http.post("/echo", content=b"")).json() == 0
+        assert (await http.post("/echo", content=b"x" * LIMIT)).json() == LIMIT
+        assert (await http.post("/echo", content=chunks(LIMIT))).json() == LIMIT
+        declared = await http.post("/echo", content=b"x" * (2 * LIMIT))
+        counted = await http.post("/echo", content=chunks(LIMIT + 1))
+    for answer, size in ((declared, 2 * LIMIT), (counted, LIMIT + 1)):
+        assert answer.status_code == 413
+        assert answer.json()["errors"] == [{"field": "body", "value": size, "reason": f"limit {LIMIT}"}]
+
+
+async def test_a_declared_size_is_refused_before_a_byte_is_sent() -> None:
+    async with http_door(http_app()) as http:
+        reader, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
+        with contextlib.closing(writer):
+            writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (LIMIT + 1))
+            async with asyncio.timeout(5):
+                assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
