@@ -19,18 +19,25 @@ from pathlib import Path
 
 _log = logging.getLogger(__name__)
 _FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi")
+_NATIVE = {
+    "x86_64": "-march=native",
+    "AMD64": "-march=native",
+    "aarch64": "-mcpu=native",
+    "arm64": "-mcpu=native",
+}
 _COMPILERS = ("cc", "gcc", "clang")
 _SECONDS = 120
 
 
 def build(directory: Path, compiler: str | None = None) -> Path | None:
-    """The library in `directory`, compiled unless it is there for this source, these flags and this platform.
+    """The library in `directory`, compiled unless it is there for this source and this kind of processor.
 
     compiler: a command on PATH, by default the first of cc, gcc, clang. None where there is no compiler or it
     refuses the source: the graphs' own bodies run instead. Safe to call from several processes at once.
     """
     source = files(__package__).joinpath("ranker_ops.c").read_bytes()
-    key = b"\0".join([source, " ".join(_FLAGS).encode(), platform.platform().encode()])
+    flags = [*_FLAGS, *filter(None, [_NATIVE.get(platform.machine())])]
+    key = b"\0".join([source, " ".join(flags).encode(), _processor().encode()])
     target = directory / f"ranker_ops-{hashlib.sha256(key).hexdigest()[:16]}.so"
     if target.is_file():
         return target
@@ -41,7 +48,7 @@ def build(directory: Path, compiler: str | None = None) -> Path | None:
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
         (Path(scratch) / "ranker_ops.c").write_bytes(source)
-        command = [found, *_FLAGS, "ranker_ops.c", "-o", "ranker_ops.so"]
+        command = [found, *flags, "ranker_ops.c", "-o", "ranker_ops.so"]
         try:
             done = subprocess.run(command, cwd=scratch, capture_output=True, timeout=_SECONDS, check=False)
         except subprocess.TimeoutExpired:
@@ -55,3 +62,12 @@ def build(directory: Path, compiler: str | None = None) -> Path | None:
             return None
         os.replace(Path(scratch) / "ranker_ops.so", target)
     return target
+
+
+def _processor() -> str:
+    """What tells processors apart that need another library: their instructions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.platform()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.platform())

@@ -6,23 +6,27 @@
  * A graph that names them carries their bodies in plain ONNX operators as model-local functions: a session in
  * which this library is registered runs these kernels, any other session inlines the bodies.
  *
- * Portable C with GNU vector extensions (gcc, clang); on x86-64 gcc compiles each kernel for AVX-512, AVX2 and
- * the baseline and picks at load time. ONNX Runtime's C API is an append-only table of functions, so its entries
- * are called by their number and no header of ONNX Runtime is needed to build.
+ * Portable C with GNU vector extensions (gcc, clang), to be compiled for the machine that runs it: lanes are as
+ * many as its vector registers hold. ONNX Runtime's C API is an append-only table of functions, so its entries are
+ * called by their number and no header of ONNX Runtime is needed to build.
  */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__AVX512F__)
 #define LANES 16
+#define TILE 8 /* outputs of a matrix product that are accumulated in registers, for two columns at a time */
+#elif defined(__AVX__)
+#define LANES 8
+#define TILE 4
+#else
+#define LANES 4
+#define TILE 4
+#endif
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#define DISPATCHED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define DISPATCHED
-#endif
 #define INLINE static inline __attribute__((always_inline))
 
 /* ---- arithmetic on lanes ---- */
@@ -46,20 +50,20 @@ INLINE vec exp_lanes(vec x) {
   return (vec)((ivec)p + (power << 23));
 }
 
-/* out[o] (+)= sum_i weight[i][o] x[i] for two columns of x at once, eight outputs at a time.
+/* out[o] (+)= sum_i weight[i][o] x[i] for two columns of x at once, TILE outputs at a time.
  * x, out: [i][2], [o][2]; weight: rows of `stride` floats. */
 #define PAIR_MATVEC(x, rows, weight, stride, columns, FROM, TO)                                       \
-  for (int64_t o = 0; o + 8 <= (columns); o += 8) {                                                   \
-    vec acc[8][2];                                                                                    \
-    _Pragma("GCC unroll 8") for (int k = 0; k < 8; k++) { FROM(acc[k], o + k); }                      \
+  for (int64_t o = 0; o + TILE <= (columns); o += TILE) {                                                   \
+    vec acc[TILE][2];                                                                                    \
+    _Pragma("GCC unroll 8") for (int k = 0; k < TILE; k++) { FROM(acc[k], o + k); }                      \
     for (int64_t i = 0; i < (rows); i++) {                                                            \
       const float *w = (weight) + i * (stride) + o;                                                   \
       const vec x0 = (x)[2 * i], x1 = (x)[2 * i + 1];                                                 \
-      _Pragma("GCC unroll 8") for (int k = 0; k < 8; k++) { acc[k][0] += w[k] * x0; acc[k][1] += w[k] * x1; } \
+      _Pragma("GCC unroll 8") for (int k = 0; k < TILE; k++) { acc[k][0] += w[k] * x0; acc[k][1] += w[k] * x1; } \
     }                                                                                                 \
-    _Pragma("GCC unroll 8") for (int k = 0; k < 8; k++) { TO(acc[k], o + k); }                        \
+    _Pragma("GCC unroll 8") for (int k = 0; k < TILE; k++) { TO(acc[k], o + k); }                        \
   }                                                                                                   \
-  for (int64_t o = (columns) & ~(int64_t)7; o < (columns); o++) {                                     \
+  for (int64_t o = (columns) - (columns) % TILE; o < (columns); o++) {                                     \
     vec acc[2];                                                                                       \
     FROM(acc, o);                                                                                     \
     for (int64_t i = 0; i < (rows); i++) {                                                            \
@@ -70,27 +74,27 @@ INLINE vec exp_lanes(vec x) {
     TO(acc, o);                                                                                       \
   }
 
-/* 16 vectors in place: lane l of vector k and lane k of vector l change places. */
+/* LANES vectors in place: lane l of vector k and lane k of vector l change places. */
 INLINE void transpose(vec a[LANES]) {
+#ifdef __clang__
   vec b[LANES];
-  const ivec lo8 = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23};
-  const ivec hi8 = {8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31};
-  const ivec lo4 = {0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27};
-  const ivec hi4 = {4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31};
-  const ivec lo2 = {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29};
-  const ivec hi2 = {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31};
-  const ivec lo1 = {0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30};
-  const ivec hi1 = {1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31};
-#define STAGE(from, to, step, lo, hi)                          \
-  _Pragma("GCC unroll 16") for (int k = 0; k < LANES; k++) if (!(k & step)) { \
-    to[k] = __builtin_shuffle(from[k], from[k + step], lo);    \
-    to[k + step] = __builtin_shuffle(from[k], from[k + step], hi); \
+  for (int k = 0; k < LANES; k++)
+    for (int l = 0; l < LANES; l++) b[k][l] = a[l][k];
+  memcpy(a, b, sizeof b);
+#else
+  _Pragma("GCC unroll 4") for (int step = LANES / 2; step; step /= 2) {
+    ivec low, high; /* of two vectors: blocks of `step` lanes of the one beside those of the other */
+    _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++) {
+      low[l] = l & step ? LANES + l - step : l;
+      high[l] = l & step ? LANES + l : l + step;
+    }
+    _Pragma("GCC unroll 16") for (int k = 0; k < LANES; k++) if (!(k & step)) {
+      const vec x = a[k], y = a[k + step];
+      a[k] = __builtin_shuffle(x, y, low);
+      a[k + step] = __builtin_shuffle(x, y, high);
+    }
   }
-  STAGE(a, b, 8, lo8, hi8)
-  STAGE(b, a, 4, lo4, hi4)
-  STAGE(a, b, 2, lo2, hi2)
-  STAGE(b, a, 1, lo1, hi1)
-#undef STAGE
+#endif
 }
 
 INLINE vec load(const float *from) {
@@ -99,7 +103,7 @@ INLINE vec load(const float *from) {
   return out;
 }
 
-/* columns [0, width) of up to 16 rows -> width vectors; lanes beyond the last row repeat it. */
+/* columns [0, width) of up to LANES rows -> width vectors; lanes beyond the last row repeat it. */
 INLINE void load_lanes(const float *rows, int64_t width, int64_t count, vec *out) {
   for (int64_t i = 0; i < width; i++)
     for (int64_t l = 0; l < LANES; l++) out[i][l] = rows[(l < count ? l : count - 1) * width + i];
@@ -130,7 +134,7 @@ typedef struct {
 } Din;
 
 /* assembled (d+1, (d+1) h): W_x on its diagonal, W_k - W_- in its last row, W_q + W_- in its last column. */
-DISPATCHED static void din(const Din *x, vec *q) {
+static void din(const Din *x, vec *q) {
   const int64_t d = x->width, h = x->hidden, t_count = x->behaviours, row = (d + 1) * h;
   vec *bias = q + d, *qk = bias + h, *first = qk + 2 * d;
   float *by_key = (float *)(first + 2 * h); /* (T, h) */
@@ -181,7 +185,7 @@ typedef struct {
   float *out;
 } Dmae;
 
-/* ReLU(G + P) of one behaviour for 16 candidates: [i] of width d. position: of the first lane, T apart. */
+/* ReLU(G + P) of one behaviour for LANES candidates: [i] of width d. position: of the first lane, T apart. */
 INLINE void token(const Dmae *x, int m, const float *position, int64_t lanes, int64_t t, vec *out) {
   const int64_t d = x->width;
   const float *place = x->place + (m * x->places + x->places - x->behaviours + t) * d;
@@ -271,7 +275,7 @@ INLINE void window_pair(const Dmae *x, int m, int64_t t, const float *present, c
     _Pragma("GCC unroll 8") for (int j = 0; j < width; j++) { z0[i + j] = acc[j][0] * over0; z1[i + j] = acc[j][1] * over1; } \
   }
   int64_t i = 0;
-  for (; i + 8 <= d; i += 8) READ(8)
+  for (; i + TILE <= d; i += TILE) READ(TILE)
   for (; i < d; i++) READ(1)
 }
 
@@ -288,7 +292,7 @@ static size_t dmae_scratch(const Dmae *x) {
   return 2 * padded * d + ring_size(x) * d + 9 * d + 2 * (2 * x->radius + 8) + padded;
 }
 
-DISPATCHED static void dmae(const Dmae *x, vec *v) {
+static void dmae(const Dmae *x, vec *v) {
   const int64_t d = x->width, count = x->behaviours, pairs = x->requests * x->candidates;
   const int64_t ring = ring_size(x), padded = padded_behaviours(x); /* padded: of the second pass */
   vec *z[2] = {v, v + padded * d}, *e = v + 2 * padded * d, *qe = e + ring * d, *query = qe + 2 * d;

@@ -78,7 +78,7 @@ def train_planted(model: str, *, history_length: int, steps: int, seed: int) -> 
 
 
 def _samples(rng: np.random.Generator, kind: npt.NDArray[np.int64], train: int) -> Samples:
-    """One liked item, of the user's two kinds with probability `_TASTE`, and three others; the last validate."""
+    """One liked item, of the user's two kinds with probability `_TASTE`, and three others."""
     count = train + _VALIDATION
     tastes = np.stack([rng.permutation(_KINDS)[:2] for _ in range(_USERS)])
     shuffled = rng.permutation(_ITEMS)

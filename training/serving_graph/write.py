@@ -79,11 +79,11 @@ def write_checked(
 ) -> ServingParity:
     """`write_serving_graph` behind both gates, over training.graph.parity_cases of `inputs`.
 
-    inputs: some hundred pairs. kernels: the library of contracts.kernels, checked beside the graph's own bodies.
+    inputs: some hundred pairs. kernels: the library of contracts.kernels, checked beside the graph's bodies.
 
-    Where the table costs more than half of what it may, it gets twice the cells, up to 1,024 per bucket. Raises
-    BrokenBundle where a logit of the graph without a table is off by more than 1e-5 (relative above 1), or one
-    of the graph as written by more than 4e-4.
+    Where the table costs more than half of what it may, it gets twice the cells, up to 1,024 per bucket.
+    Raises BrokenBundle where a logit of the graph without a table is off by more than 1e-5 (relative above
+    1), or one of the graph as written by more than 4e-4.
     """
     chosen = options or ServingOptions()
     with tempfile.TemporaryDirectory() as directory:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import logging
 import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +108,16 @@ def test_a_graph_without_bodies_needs_the_library(tmp_path: Path, graph: Path, k
     OnnxModel(tmp_path / "bare.onnx", kernels=kernels)
     with pytest.raises(BrokenBundle, match="not a registered function"):
         OnnxModel(tmp_path / "bare.onnx")
+
+
+@pytest.mark.parametrize("flags", [[], ["-mavx2", "-mfma"]])
+def test_fewer_lanes_give_the_same(flags: list[str], tmp_path: Path, graph: Path, kernels: Path) -> None:
+    cpu = Path("/proc/cpuinfo")
+    if flags and not (cpu.exists() and " avx2 " in cpu.read_text()):
+        pytest.skip("no AVX2 on this machine")
+    source = str(files("contracts.kernels").joinpath("ranker_ops.c"))
+    command = ["cc", "-O1", "-std=gnu11", "-fPIC", "-shared", "-Wno-psabi", *flags, source, "-o", "narrow.so"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    inputs = requests(2, 21, 33)
+    narrow = OnnxModel(graph, kernels=tmp_path / "narrow.so").run(inputs)["logit"]
+    assert np.allclose(narrow, OnnxModel(graph, kernels=kernels).run(inputs)["logit"], rtol=1e-5, atol=1e-5)
