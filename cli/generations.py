@@ -50,8 +50,11 @@ def print_generations(var: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows))
         return
-    table = Table("generation", "created_ms", "space", "encoder", "ranker", "scenes")
+    table = Table()
+    for name in ("generation", "space", "encoder", "ranker", "scenes"):
+        table.add_column(name, overflow="fold")
     for row in rows:
+        del row["created_ms"]
         table.add_row(*(", ".join(v) if isinstance(v, list) else str(v) for v in row.values()))
     Console().print(table)
 
