@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-install demo up loadtest proto format clean
+.PHONY: help install check test test-install demo up loadtest bench-graph proto format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ up: install ## start the stack on what the demo published
 loadtest: install ## 60 s of locust over HTTP and gRPC against `repcenter up`
 	@test -f var/demo/summary.json || $(MAKE) demo
 	$(BIN)/repcenter loadtest --var var/demo --seconds 60
+
+bench-graph: install ## the serving graph beside the literal one, one thread (about five minutes)
+	$(BIN)/repcenter bench graph
 
 test-install: ## a serving-only install in an environment of its own: no torch
 	$(PYTHON) -m venv .venv-serving

@@ -28,6 +28,7 @@ from contracts.errors import InvalidInput
 from contracts.manifest import Generation, IdTable
 from contracts.ranker_spec import ranker_spec_from_json
 from param_server.connection import connect
+from param_server.embedded import EmbeddedServer
 from param_server.generations import Generations
 from param_server.id_rows import read_id_rows
 from param_server.offline import OfflineTable
@@ -37,7 +38,7 @@ from realtime_infer.backfill import BackfillReport, backfill
 from realtime_infer.encoder import Encoder
 from training.data.dataset import Dataset, load_dataset
 from training.data.holdout import new_items
-from training.data.pairs import interest_pairs
+from training.data.pairs import encoder_input
 from training.data.samples import Samples, build_samples
 from training.data.world import draw_world
 from training.export import export_ranker
@@ -79,6 +80,8 @@ def run_demo(options: DemoOptions) -> None:
     began = time.monotonic()
     console = Console()
     var = options.var
+    if (var / "valkey").exists():
+        EmbeddedServer.start(var / "valkey").stop()  # refused while a stack runs over this directory
     for name in _OWN:
         shutil.rmtree(var / name, ignore_errors=True)
     (var / "work").mkdir(parents=True)
@@ -147,19 +150,20 @@ def _encoder(
     """The towers and the head see no new item: they are trained on the others' pictures, texts and pairs."""
     catalogue = dataset.catalogue
     with stage(console, "2. Encoder") as advance:
+        items, pairs, rows = encoder_input(dataset, new)
 
         def progress(name: str, done: int, total: int) -> None:
             advance.note(name)
             advance(done, total)
 
         bundle, report = train_encoder(
-            [catalogue.item(row) for row in range(len(catalogue))],
-            interest_pairs(dataset, new),
+            items,
+            pairs,
             text_fields=catalogue.text_fields,
             attribute_fields=catalogue.attribute_fields,
             directory=options.var / "work" / "encoder",
             image_tower=options.image_tower,
-            rows=np.flatnonzero(~new),
+            rows=rows,
             seed=options.seed,
             progress=progress,
         )
@@ -283,7 +287,7 @@ def _publish(
     encoder: Encoder,
     encoder_uri: str,
     encoder_digest: str,
-) -> tuple[Generation, dict[str, float]]:
+) -> tuple[Generation, dict[str, dict[str, Any]]]:
     """Export every ranker with its parity, publish the one to serve, activate it for the scene."""
     with stage(console, "5. Publish") as advance:
         bundles: dict[str, Bundle] = {}
@@ -316,7 +320,7 @@ def _publish(
         advance.note("loading ID rows")
         asyncio.run(_activate(redis_url, generation, chosen.file(spec.id_rows), advance))
     console.print(f"  generation {generation.id} is active for scene {SCENE!r}", highlight=False)
-    return generation, {name: float(s.report["parity"]) for name, s in specs.items()}
+    return generation, {name: dict(s.report["parity"]) for name, s in specs.items()}
 
 
 async def _activate(redis_url: str, generation: Generation, id_rows: Path, advance: Advance) -> None:

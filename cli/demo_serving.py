@@ -13,10 +13,10 @@ from rich.console import Console
 
 from cli.progress import Advance, stage
 from cli.stack import Stack
-from contracts.errors import DeadlineExceeded
+from contracts.errors import Conflict, DeadlineExceeded
 from contracts.features import Behaviour, ScoreRequest
 from contracts.manifest import Generation
-from contracts.scores import OK, Scores
+from contracts.scores import MISSING, OK, Scores
 from param_server.connection import connect
 from param_server.settings import StoreSettings
 from param_server.store import Store
@@ -34,6 +34,7 @@ _SCOREABLE_S = 60.0
 _REQUESTS = 200
 _CANDIDATES = 100
 _FETCH_CHUNK = 1024
+_AGREEMENT = 1e-4  # between a score online and offline
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,14 +209,21 @@ async def _stored_items(live: Live) -> ItemTable:
 def _difference(
     over_http: list[Scores], over_grpc: list[Scores], offline: npt.NDArray[np.float64]
 ) -> tuple[float, int]:
-    """The largest absolute difference of both doors to the offline scores, and how many were compared."""
+    """The largest absolute difference of both doors to the offline scores, and how many were compared.
+
+    Raises Conflict where a score differs by more than 1e-4, or a known candidate has none.
+    """
     worst, compared = 0.0, 0
     for n, (a, b) in enumerate(zip(over_http, over_grpc, strict=True)):
         for answer in (a, b):
-            scored = ~np.isnan(answer.scores)
-            gap = np.abs(answer.scores[scored] - offline[n, : len(scored)][scored])
+            known = answer.statuses != MISSING
+            gap = np.abs(answer.scores[known] - offline[n, : len(known)][known])
+            if not np.isfinite(gap).all():
+                raise Conflict(f"request {n}: a known candidate has no score online or offline")
             worst = max(worst, float(gap.max(initial=0.0)))
-            compared += int(scored.sum())
+            compared += int(known.sum())
+    if not compared or not worst <= _AGREEMENT:
+        raise Conflict(f"online and offline differ by {worst:.3g} over {compared} scores")
     return worst, compared
 
 

@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.progress import stage
-from contracts.errors import InvalidInput, NotFound
+from contracts.errors import InvalidInput, NotFound, Overloaded, TooLarge
 from contracts.features import Behaviour, ScoreRequest
 from contracts.items import AttributeValue, Item
 from serving.client import HttpClient, ItemStatus
 
 _CONCURRENT_PUSHES = 8
+_SHOWN_FAILURES = 20
 _POLL_S = 0.02
 T = TypeVar("T")
 
@@ -96,7 +97,7 @@ def _attribute(text: str) -> tuple[str, AttributeValue]:
 
 
 def push_file(url: str, path: Path) -> None:
-    """Push every item of items.parquet, a few at a time."""
+    """Push every item of items.parquet, a few at a time; InvalidInput at the end where some were refused."""
     from training.data.catalogue import load_catalogue
 
     directory = path if path.is_dir() else path.parent
@@ -105,22 +106,41 @@ def push_file(url: str, path: Path) -> None:
     catalogue = load_catalogue(directory)
     console = Console()
 
-    async def push_all(client: HttpClient) -> int:
-        free = asyncio.Semaphore(_CONCURRENT_PUSHES)
+    async def push_all(client: HttpClient) -> list[str]:
+        rows, failed = iter(range(len(catalogue))), list[str]()
         done = 0
 
-        async def push(row: int) -> None:
+        async def pusher() -> None:
             nonlocal done
-            async with free:
-                await client.push(catalogue.item(row))
-            done += 1
-            advance(done, len(catalogue))
+            for row in rows:
+                try:
+                    await _push_patiently(client, catalogue.item(row))
+                except (InvalidInput, TooLarge) as error:
+                    failed.append(f"{catalogue.item_ids[row]}: {error}")
+                done += 1
+                advance(done, len(catalogue))
 
-        await asyncio.gather(*(push(row) for row in range(len(catalogue))))
-        return done
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_CONCURRENT_PUSHES):
+                group.create_task(pusher())
+        return failed
 
     with stage(console, f"Pushing {len(catalogue):,} items to {url}") as advance:
-        _ask(url, push_all)
+        failed = _ask(url, push_all)
+    for reason in failed[:_SHOWN_FAILURES]:
+        console.print(reason, markup=False)
+    if failed:
+        raise InvalidInput("items", len(failed), f"could not be pushed, of {len(catalogue)}")
+
+
+async def _push_patiently(client: HttpClient, item: Item) -> None:
+    """Again and again while the door says that its backlog is full."""
+    while True:
+        try:
+            await client.push(item)
+            return
+        except Overloaded as error:
+            await asyncio.sleep(error.retry_after_s)
 
 
 def print_status(url: str, item_id: str) -> None:

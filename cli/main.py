@@ -19,8 +19,10 @@ app = typer.Typer(
 )
 generations_app = typer.Typer(help="Publish state: which generation each scene serves.", no_args_is_help=True)
 data_app = typer.Typer(help="Check your own data, or draw the demo's world.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.add_typer(generations_app, name="generations")
 app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
 
 VarDir = Annotated[Path, typer.Option("--var", help="Directory of everything that is written.")]
 Scorer = Annotated[str, typer.Option(help="Base URL of the scorer.", envvar="REPCENTER_SCORER_URL")]
@@ -202,6 +204,19 @@ def loadtest(
     from cli.loadtest import run_loadtest
 
     run_loadtest(var, seconds, users)
+
+
+@bench_app.command("graph")
+def bench_graph(
+    json: Json = False,
+    models: Annotated[
+        str, typer.Option(help="Rankers to measure, separated by commas: din, din_pos, ciubm, dmae.")
+    ] = "dmae,ciubm",
+) -> None:
+    """The serving graph beside the literal one: one thread, trained weights, medians of interleaved runs."""
+    from training.graph_bench import run
+
+    run(json=json, models=[name.strip() for name in models.split(",")])
 
 
 def main() -> None:

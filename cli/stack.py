@@ -110,7 +110,7 @@ class Stack:
         }
         deadline = time.monotonic() + timeout_s
         for name in names:
-            while not _answers(f"{urls[name]}/health/ready"):
+            while not answers_http(f"{urls[name]}/health/ready"):
                 self.check()
                 if time.monotonic() > deadline:
                     raise Unavailable(f"{name} is not ready after {timeout_s:g} s:\n{self._tail(name)}")
@@ -178,7 +178,8 @@ def run_stack(var: Path) -> None:
         wait_for_signal(stack)
 
 
-def _answers(url: str) -> bool:
+def answers_http(url: str) -> bool:
+    """Whether a GET of this URL gives 200 now."""
     try:
         return httpx.get(url, timeout=2.0).status_code == 200
     except httpx.HTTPError:

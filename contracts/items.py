@@ -31,6 +31,7 @@ MAX_TOKENS = 256
 TEMPLATE_VERSION = 1
 
 AttributeValue = str | float | Sequence[str]
+_INT64 = range(-(2**63), 2**63)  # what every JSON reader and writer on the way can carry
 
 
 def check_item_id(value: object, where: str = "item_id") -> str:
@@ -101,10 +102,9 @@ def _check_attribute(value: object, where: str) -> None:
     if isinstance(value, bool | bytes) or value is None:
         raise InvalidInput(where, value, "must be a string, a number or a list of strings")
     if isinstance(value, int | float):
-        try:
-            wide = float(value)
-        except OverflowError as error:
-            raise InvalidInput(where, value, "does not fit float32") from error
+        if isinstance(value, int) and value not in _INT64:
+            raise InvalidInput(where, value, "does not fit a signed 64-bit integer")
+        wide = float(value)
         if not math.isfinite(wide) or abs(wide) > float(np.finfo(np.float32).max):
             raise InvalidInput(where, value, "does not fit float32")
         return

@@ -41,6 +41,18 @@ def _installed(name: str) -> bool:
     return True
 
 
+def check_kernels(library: Path) -> None:
+    """Raises ProviderUnavailable where ONNX Runtime cannot load a library of contracts.kernels."""
+    _register(onnxruntime.SessionOptions(), library)
+
+
+def _register(options: onnxruntime.SessionOptions, library: Path) -> None:
+    try:
+        options.register_custom_ops_library(str(library))
+    except Exception as error:  # ORT's exceptions share no base class
+        raise ProviderUnavailable(f"{library}: ONNX Runtime cannot load the kernels: {error}") from error
+
+
 class OnnxModel:
     """One session. Thread-safe to run; ORT releases the interpreter lock while it computes."""
 
@@ -60,12 +72,7 @@ class OnnxModel:
         if wanted not in onnxruntime.get_available_providers():
             raise ProviderUnavailable(f"{path.name}: {wanted} is not in {check_runtime()}")
         if kernels is not None and device == "cpu":
-            try:
-                options.register_custom_ops_library(str(kernels))
-            except Exception as error:  # ORT's exceptions share no base class
-                raise ProviderUnavailable(
-                    f"{kernels}: ONNX Runtime cannot load the kernels: {error}"
-                ) from error
+            _register(options, kernels)
         # TF32 costs 1e-3 of a cosine and can move a similarity into another bucket.
         provider = (wanted, {"use_tf32": "0"}) if device == "cuda" else wanted
         try:

@@ -30,14 +30,18 @@ class GrpcServer:
         host: str,
         port: int,
         max_body_bytes: int,
+        *,
+        max_calls: int | None = None,
     ) -> None:
-        """service: its full name; add: puts its implementation on a server; port 0 takes a free one.
+        """service: its full name; add: puts its implementation on a server; port 0 takes a free one;
+        max_calls: calls of all kinds at a time, health watches too; more are RESOURCE_EXHAUSTED.
 
         InvalidInput names the port where it cannot be had.
         """
         self._service = service
         self._server = grpc.aio.server(
-            options=(*_OPTIONS, ("grpc.max_receive_message_length", max_body_bytes))
+            options=(*_OPTIONS, ("grpc.max_receive_message_length", max_body_bytes)),
+            maximum_concurrent_rpcs=max_calls,
         )
         self._health = health.aio.HealthServicer()
         add(self._server)

@@ -71,6 +71,7 @@ class GrpcScorer(User):
         try:
             grpc.channel_ready_future(self.channel).result(timeout=_DEADLINE_S)
         except grpc.FutureTimeoutError as error:
+            self._report(_DEADLINE_S * 1e3, 0, error)  # so that the run fails
             raise StopUser from error
 
     def on_stop(self) -> None:
@@ -90,10 +91,13 @@ class GrpcScorer(User):
                 failure = ValueError("another number of scores than candidates")
         except grpc.RpcError as error:
             failure = error
+        self._report((time.perf_counter() - began) * 1e3, size, failure)
+
+    def _report(self, response_ms: float, size: int, failure: Exception | None) -> None:
         self.environment.events.request.fire(
             request_type="gRPC",
             name="/repcenter.v1.Scorer/Score",
-            response_time=(time.perf_counter() - began) * 1e3,
+            response_time=response_ms,
             response_length=size,
             exception=failure,
             context={},

@@ -7,6 +7,7 @@ bytes in it (colons, braces, NULs) are safe; what precedes it has a fixed length
 | rc1:i:<table, 16 hex>:<id>   | string | ID row                                          | table collected |
 | rc1:{c}:spaces               | hash   | space id -> space header                        | space collected |
 | rc1:{c}:live                 | hash   | space id -> count of live records               | space collected |
+| rc1:{c}:high_water           | string | newest sequence ever committed, u64 LE          | for ever        |
 | rc1:{c}:id_tables            | hash   | table name -> codec, dim, rows (JSON)           | table collected |
 | rc1:{c}:id_tables:loaded     | hash   | table name -> count of loaded rows              | table collected |
 | rc1:{c}:id_tables:sealed     | set    | names of finished tables                        | table collected |
@@ -35,6 +36,10 @@ def spaces() -> bytes:
 
 def live_counts() -> bytes:
     return _CONTROL + b"live"
+
+
+def high_water() -> bytes:
+    return _CONTROL + b"high_water"
 
 
 def id_tables() -> bytes:

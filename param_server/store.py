@@ -103,7 +103,7 @@ class Store:
         prefix = keys.record_prefix(space.id)
         async with redis_errors(f"commit to space {space.id}"):
             status, detail, *rest = await self._commit(
-                [keys.spaces(), keys.live_counts(), *(prefix + i for i in ids)],
+                [keys.spaces(), keys.live_counts(), keys.high_water(), *(prefix + i for i in ids)],
                 [space.id.encode(), space.header(), *stored_bytes(window.records)],
             )
         if status == b"space":
@@ -154,6 +154,15 @@ class Store:
                 replies = await mget(self._redis, prefixes, keys.id_bytes(item_ids[chunk]))
             out[chunk] = join_sequences(replies, f"space {space.id}")
         return out
+
+    async def high_water(self) -> int:
+        """The newest sequence ever committed to any space, u64; 0 where there was none.
+
+        A counter of sequences that is not above it (a new stream server) gives pushes that lose.
+        """
+        async with redis_errors("read the high water"):
+            value = await cast(Any, self._redis.get(keys.high_water()))
+        return int.from_bytes(value or b"", "little")
 
     async def count(self, space: Space) -> int:
         """Live records of a space; deleted ones are not counted."""

@@ -26,6 +26,7 @@ from realtime_infer.metrics import DoorMetrics, WorkerMetrics
 from realtime_infer.push_queue import PushQueue
 from realtime_infer.rest import create_app
 from realtime_infer.rpc import ItemsService, items_server
+from realtime_infer.sequences import Sequences
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.statuses import Statuses
 from realtime_infer.windows import Windows
@@ -57,10 +58,12 @@ async def open_door(settings: EncoderSettings, store_settings: StoreSettings) ->
     """Open both doors; on leaving, finish what is in flight. Unavailable where a push could be lost."""
     async with _clients(store_settings) as (table, stream), contextlib.AsyncExitStack() as closing:
         metrics, ingest = DoorMetrics(), Ingest(stream, settings)
-        statuses = Statuses(ingest, Store(table), Generations(table), settings)
+        store = Store(table)
+        statuses = Statuses(ingest, store, Generations(table), settings)
         await ingest.check()
+        await Sequences(ingest, stream, store).catch_up()
         service = ItemsService(ingest, statuses, metrics)
-        rpc = items_server(service, settings.host, settings.grpc_port, settings.max_body_bytes)
+        rpc = items_server(service, settings)
         closing.push_async_callback(rpc.stop, settings.stop_s)
         await rpc.start()
         app = create_app(ingest, statuses, metrics, settings.max_body_bytes)
@@ -79,7 +82,8 @@ async def open_worker(
         metrics, store = WorkerMetrics(), Store(table)
         source = EncoderSource(store, Generations(table), settings)
         windows = Windows(store, stream, settings.max_windows)
-        worker = Worker(PushQueue(stream, settings), windows, source, settings, metrics)
+        sequences = Sequences(Ingest(stream, settings), stream, store)
+        worker = Worker(PushQueue(stream, settings), windows, sequences, source, settings, metrics)
         app = FastAPI(title="Repcenter encoder worker", version="1", redirect_slashes=False)
         install_problems(app, "worker")
 

@@ -27,6 +27,7 @@ from realtime_infer.settings import EncoderSettings
 from realtime_infer.windows import Windows
 
 MAX_FAILURES = 1_000
+Source = Item | tuple[str, RepcenterError]
 
 
 @dataclass
@@ -51,7 +52,7 @@ class BackfillReport:
 
 
 async def backfill(
-    items: Iterable[Item],
+    items: Iterable[Source],
     encoder: Encoder,
     store: Store,
     stream: Redis,
@@ -59,14 +60,19 @@ async def backfill(
     *,
     batch_size: int = 128,
     resume: bool = True,
+    watermark: int | None = None,
     progress: Callable[[BackfillReport], None] | None = None,
     settings: EncoderSettings | None = None,
 ) -> BackfillReport:
     """Encode items (any iterable, read in a thread, batch by batch) into the encoder's space.
 
+    items: each an Item, or (its id, the error) where it could not be read: that one is a failure of the
+    report and the others go on. What the iterable itself raises ends the run.
     stream: a client of the push stream's server, for the watermark and the window messages.
     offline_root: root of the offline table. progress: called after each batch. resume: pass over batches
     that are in both tables with the same content; False writes everything again with a new watermark.
+    watermark: take it with Ingest.watermark() before you read the snapshot, so that pushes accepted while
+    it is read win; None takes one now. A run that goes on where it stopped keeps its own.
     Items that fail are reported, never raised. Of an id in two batches the first stays. Raises
     Unavailable (run again: it resumes), Conflict where the catalogue or batch_size differs from the
     interrupted run's.
@@ -78,9 +84,13 @@ async def backfill(
     began = time.perf_counter()
     await store.create_space(encoder.space)
     done = await asyncio.to_thread(run.ledger.read)
-    watermark = await Ingest(stream, settings).watermark(at_least=done.newest)
-    if resume and done.unfinished is not None:
-        watermark = done.unfinished  # the one just taken keeps what follows above it, on a new server too
+    going_on = done.unfinished if resume else None
+    if going_on is None and watermark is not None and watermark <= done.newest:
+        raise InvalidInput("watermark", watermark, f"must be above the last run's, {done.newest}")
+    least = max(done.newest, await store.high_water(), watermark or 0)
+    taken = await Ingest(stream, settings).watermark(at_least=least)
+    # Where `taken` is not used, it keeps what follows above the one that is, on a new server too.
+    watermark = next(mark for mark in (going_on, watermark, taken) if mark is not None)
     await asyncio.to_thread(run.ledger.begin, watermark)
     report = BackfillReport(encoder.space.id, watermark)
     source, number = iter(items), 0
@@ -153,10 +163,14 @@ def _known(done: Done, watermark: int, number: int, digest: str) -> int | None:
     return None
 
 
-def _take(source: Iterator[Item], count: int, report: BackfillReport) -> list[Item]:
-    """The next `count` usable items; an id that cannot be used or comes twice is a failure at once."""
+def _take(source: Iterator[Source], count: int, report: BackfillReport) -> list[Item]:
+    """The next `count` usable items; one that was not read, has no usable id or comes twice has failed."""
     batch: dict[str, Item] = {}
     for item in source:
+        if isinstance(item, tuple):
+            report.items += 1
+            report.fail(*item)
+            continue
         try:
             if check_item(item).item_id in batch:
                 raise InvalidInput("item_id", item.item_id, "comes twice in one batch")

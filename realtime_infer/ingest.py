@@ -6,7 +6,8 @@ Per-item order is the order of the sequence numbers, which one script gives whil
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from realtime_infer.settings import EncoderSettings
 from realtime_infer.stream_keys import Partition
 from realtime_infer.stream_scripts import ACCEPT, WATERMARK, Argument, Script
 
+MAX_SEQUENCE = 2**53 - 1  # the scripts count in doubles
 _FIRST_LOOK_S, _NEXT_LOOK_S = 0.005, 0.05
 
 
@@ -52,8 +54,21 @@ class Ingest:
             raise
         return self._durability
 
-    async def push(self, item: Item) -> Receipt:
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """A place among the pushes in flight, to be taken before a body is read; Overloaded where none is."""
+        if self._in_flight >= self._settings.max_in_flight:
+            raise Overloaded(f"{self._in_flight} pushes are in flight", self._settings.retry_after_s)
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
+    async def push(self, item: Item, *, admitted: bool = False) -> Receipt:
         """Accept a new or changed item. The receipt is given once the push is on disk.
+
+        admitted: the caller holds a place of admit() already.
 
         Raises InvalidInput or TooLarge (nothing was accepted), Overloaded (backlog full), Unavailable
         (whether it was accepted is unknown: push again, the newer one wins).
@@ -63,11 +78,14 @@ class Ingest:
             raise InvalidInput("image", item.image, "is empty")
         if item.image is None and not any(text.strip() for text in item.text.values()):
             raise InvalidInput("item", item.item_id, "needs a picture or a text that is not blank")
-        return await self._accept(item.item_id, encode_push(item))
+        with nullcontext() if admitted else self.admit():
+            return await self._accept(item.item_id, encode_push(item))
 
     async def delete(self, item_id: str) -> Receipt:
         """Accept a deletion: after it is done the item is a tombstone. Raises as push() does."""
-        return await self._accept(check_item_id(item_id), encode_delete())
+        check_item_id(item_id)
+        with self.admit():
+            return await self._accept(item_id, encode_delete())
 
     async def status(self, item_id: str) -> PushStatus:
         """The newest push's status; NotFound where none is remembered."""
@@ -105,23 +123,20 @@ class Ingest:
         """A sequence number of no push: above all given so far (and `at_least`), below all that follow.
 
         Take it before the snapshot of a catalogue is taken; then every push that the snapshot cannot
-        hold wins over the snapshot's rows.
+        hold wins over the snapshot's rows. InvalidInput where at_least leaves no numbers to give.
         """
-        reply = await self._durably(WATERMARK, [self._keys.sequence], [at_least], "take a watermark")
+        if not 0 <= at_least < MAX_SEQUENCE:
+            raise InvalidInput("at_least", at_least, f"must be 0 to {MAX_SEQUENCE - 1}")
+        keys = [self._keys.sequence, self._keys.gaps]
+        reply = await self._durably(WATERMARK, keys, [at_least], "take a watermark")
         return int(reply)
 
     async def _accept(self, item_id: str, payload: bytes) -> Receipt:
         settings = self._settings
-        if self._in_flight >= settings.max_in_flight:
-            raise Overloaded(f"{self._in_flight} pushes are in flight", settings.retry_after_s)
         raw_id = item_id.encode()
         keys = [self._keys.sequence, self._keys.pushes, self._keys.payload_bytes, self._keys.status(raw_id)]
         args: list[Argument] = [raw_id, payload, settings.max_backlog, settings.max_backlog_bytes]
-        self._in_flight += 1
-        try:
-            reply = await self._durably(ACCEPT, keys, args, "accept a push")
-        finally:
-            self._in_flight -= 1
+        reply = await self._durably(ACCEPT, keys, args, "accept a push")
         if reply[0] == -1:
             raise Overloaded(f"{reply[1]} pushes of {reply[2]} bytes wait already", settings.retry_after_s)
         return Receipt(item_id, int(reply[0]))

@@ -13,7 +13,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from contracts.errors import RepcenterError
+from contracts.errors import RepcenterError, Unavailable
 from param_server.connection import redis_errors
 from realtime_infer.push_entry import ITEM_ID, SEQUENCE
 from realtime_infer.push_status import PushState
@@ -21,7 +21,7 @@ from realtime_infer.settings import EncoderSettings
 from realtime_infer.stream_keys import GROUP, Partition
 from realtime_infer.stream_scripts import ENCODING, SETTLE, Argument
 
-_BLOCK_MS = 400  # less than any socket timeout, and a stop is noticed within it
+_BLOCK_MS = 400  # a stop is noticed within it
 _LOOK_FOR = 128
 _MAX_REASON_CHARACTERS = 1_000
 
@@ -57,6 +57,9 @@ class PushQueue:
         self._settings = settings
         self._keys = Partition()
         self._consumer = settings.consumer.encode()
+        timeout_s = stream.connection_pool.connection_kwargs.get("socket_timeout")
+        # Half of the socket's timeout, or a server with nothing to say would look like one that is gone.
+        self._block_ms = _BLOCK_MS if timeout_s is None else max(1, min(_BLOCK_MS, int(timeout_s * 500)))
 
     async def open(self) -> None:
         """Create the group where it is not there; it begins with the first entry ever pushed."""
@@ -68,13 +71,19 @@ class PushQueue:
                     raise
 
     async def read(self) -> list[Delivery]:
-        """Up to batch_size new entries: waits 0.4 s for the first, then window_ms for the batch to fill."""
+        """Up to batch_size new entries: waits 0.4 s at most for the first, then window_ms for more.
+
+        Where the stream fails while the batch fills, the batch is what has come.
+        """
         size = self._settings.batch_size
-        batch = await self._read(size, _BLOCK_MS)
+        batch = await self._read(size, self._block_ms)
         loop = asyncio.get_running_loop()
         end = loop.time() + self._settings.window_ms / 1000
         while batch and len(batch) < size and (left_ms := int((end - loop.time()) * 1000)) > 0:
-            batch += await self._read(size - len(batch), left_ms)
+            try:
+                batch += await self._read(size - len(batch), min(left_ms, self._block_ms))
+            except Unavailable:
+                break
         return batch
 
     async def abandoned(self, min_idle_ms: int, *, own: bool = False) -> list[tuple[bytes, int]]:

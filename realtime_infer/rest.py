@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 from urllib.parse import quote, unquote_to_bytes
 
@@ -24,6 +25,7 @@ from realtime_infer.statuses import MAX_WAIT_MS, Statuses
 _JSON = "application/json"
 _WRITE_ERRORS = ("invalid", "too_large", "overloaded", "unavailable")
 _ITEMS = "/v1/items"
+_BODY_S = 60.0  # a body holds a place among the pushes in flight while it comes
 
 
 class AnyText(Convertor[str]):
@@ -38,8 +40,10 @@ class AnyText(Convertor[str]):
         return value
 
 
-def create_app(ingest: Ingest, statuses: Statuses, metrics: DoorMetrics, max_body_bytes: int) -> FastAPI:
-    """The door's ASGI app."""
+def create_app(
+    ingest: Ingest, statuses: Statuses, metrics: DoorMetrics, max_body_bytes: int, *, body_s: float = _BODY_S
+) -> FastAPI:
+    """The door's ASGI app. body_s: the longest that the body of a push may take to arrive (then 408)."""
     register_url_convertor("any", AnyText())
     app = FastAPI(
         title="Repcenter write door",
@@ -68,8 +72,14 @@ def create_app(ingest: Ingest, statuses: Statuses, metrics: DoorMetrics, max_bod
         """The receipt is given once the push is on disk. Of several pushes of one item the newest wins."""
         with metrics.accept("push", "http", (RequestValidationError, HTTPException)):
             _check_type(request)
-            item = _parse(await read_body(request, max_body_bytes)).item()
-            return _receipt(await ingest.push(item), response)
+            with ingest.admit():
+                try:
+                    async with asyncio.timeout(body_s):
+                        body = await read_body(request, max_body_bytes)
+                except TimeoutError as error:
+                    raise HTTPException(408, f"the body took longer than {body_s:g} s") from error
+                receipt = await ingest.push(_parse(body).item(), admitted=True)
+            return _receipt(receipt, response)
 
     @app.get(
         f"{_ITEMS}/{{item_id:any}}",

@@ -13,9 +13,11 @@ from doors.grpc_server import GrpcServer
 from realtime_infer.ingest import Ingest
 from realtime_infer.metrics import DoorMetrics
 from realtime_infer.push_status import PushState, PushStatus, Receipt
+from realtime_infer.settings import EncoderSettings
 from realtime_infer.statuses import Statuses
 
 SERVICE = "repcenter.v1.Items"
+_OTHER_CALLS = 64  # status, health and reflection beside the pushes in flight
 _ERRORS = GrpcErrors(SERVICE, "write door")
 _STATES = {
     PushState.QUEUED: pb.ITEM_STATE_QUEUED,
@@ -55,10 +57,17 @@ class ItemsService(pb_grpc.ItemsServicer):
             await _ERRORS.abort(context, error, "GetStatus")
 
 
-def items_server(service: ItemsService, host: str, port: int, max_body_bytes: int) -> GrpcServer:
-    """The door, not yet started."""
+def items_server(service: ItemsService, settings: EncoderSettings) -> GrpcServer:
+    """The door, not yet started. Calls beyond max_in_flight and some are refused before they are read."""
     add = cast(Any, pb_grpc.add_ItemsServicer_to_server)
-    return GrpcServer(SERVICE, lambda server: add(service, server), host, port, max_body_bytes)
+    return GrpcServer(
+        SERVICE,
+        lambda server: add(service, server),
+        settings.host,
+        settings.grpc_port,
+        settings.max_body_bytes,
+        max_calls=settings.max_in_flight + _OTHER_CALLS,
+    )
 
 
 def item(request: pb.PushRequest) -> Item:

@@ -3,6 +3,7 @@
 | key                    | type   | holds                                          | lives until             |
 | ---------------------- | ------ | ---------------------------------------------- | ----------------------- |
 | rc1:{p<n>}:sequence    | string | the newest sequence number given               | for ever                |
+| rc1:{p<n>}:gaps        | list   | `low high`: numbers it skipped (low, high]     | newest 64               |
 | rc1:{p<n>}:pushes      | stream | accepted pushes without an end (`push_entry`)  | settled, entry by entry |
 | rc1:{p<n>}:bytes       | string | payload bytes in that stream                   | for ever                |
 | rc1:{p<n>}:dead        | stream | dead letters: the entry's fields, code, reason | newest max_dead_letters |
@@ -36,6 +37,10 @@ class Partition:
     @property
     def sequence(self) -> bytes:
         return self._prefix + b"sequence"
+
+    @property
+    def gaps(self) -> bytes:
+        return self._prefix + b"gaps"
 
     @property
     def pushes(self) -> bytes:

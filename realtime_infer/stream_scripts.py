@@ -85,11 +85,16 @@ return {tonumber(sequence)}
 """
 )
 
-# KEYS sequence   ARGV at least -> the new sequence, above both
+# KEYS sequence, gaps   ARGV at least -> the new sequence, above both. Numbers that are skipped while older
+# ones may lie in the stream are remembered: this counter never gave them.
 WATERMARK = Script(
     """
-local current = tonumber(redis.call('GET', KEYS[1]) or '0')
-local given = string.format('%.0f', math.max(current, tonumber(ARGV[1])) + 1)
+local current, least = tonumber(redis.call('GET', KEYS[1]) or '0'), tonumber(ARGV[1])
+if current > 0 and least > current then
+  redis.call('RPUSH', KEYS[2], string.format('%.0f %.0f', current, least))
+  redis.call('LTRIM', KEYS[2], -64, -1)
+end
+local given = string.format('%.0f', math.max(current, least) + 1)
 redis.call('SET', KEYS[1], given)
 return tonumber(given)
 """

@@ -10,21 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
 
 from contracts.codec import tombstones
-from contracts.errors import DeadlineExceeded, RepcenterError, Unavailable
+from contracts.errors import Conflict, DeadlineExceeded, RepcenterError, Unavailable
 from contracts.window import Window
 from realtime_infer.encoder import Encoder
 from realtime_infer.encoder_source import EncoderSource
 from realtime_infer.isolate import encode_isolated
 from realtime_infer.metrics import WorkerMetrics
-from realtime_infer.push_entry import PushEntry, decode_entry
+from realtime_infer.push_entry import ITEM_ID, SEQUENCE, PushEntry, decode_entry
 from realtime_infer.push_queue import Delivery, PushQueue, Settlement
 from realtime_infer.push_status import PushState
+from realtime_infer.sequences import Sequences
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.windows import Windows
 
@@ -50,12 +51,14 @@ class Worker:
         self,
         queue: PushQueue,
         windows: Windows,
+        sequences: Sequences,
         source: EncoderSource,
         settings: EncoderSettings,
         metrics: WorkerMetrics,
     ) -> None:
         self._queue = queue
         self._windows = windows
+        self._sequences = sequences
         self._source = source
         self._settings = settings
         self._metrics = metrics
@@ -105,8 +108,12 @@ class Worker:
             raise
 
     async def _take_over(self, min_idle_ms: int, *, own: bool = False) -> None:
-        """Every entry left behind, one at a time."""
+        """Every entry left behind, one at a time.
+
+        A claim is a delivery: none is made while the table does not answer, or an outage would use them up.
+        """
         while not self._stop.is_set():
+            await self._patiently(self._sequences.catch_up)
             left = await self._patiently(lambda: self._queue.abandoned(min_idle_ms, own=own))
             for entry_id, deliveries in left:
                 if self._stop.is_set():
@@ -137,6 +144,8 @@ class Worker:
                 held = await self._patiently(lambda: self._windows.commit(window))
             with self._metrics.stage("announce"):
                 await self._patiently(lambda: self._windows.announce(held))
+            lost = await self._patiently(lambda: self._sequences.lost_to_another_count(window, held))
+            ends = _without_lost(ends, lost)
         await self._settle(ends)
 
     async def _settle(self, ends: Sequence[Settlement]) -> None:
@@ -204,3 +213,20 @@ def _encode_batch(encoder: Encoder, batch: Sequence[Delivery]) -> tuple[Window, 
     kept = sorted(newest.values())
     window = Window(encoder.space, [ids[i] for i in kept], records[kept], time.time_ns() // 1_000_000)
     return window, ends
+
+
+def _without_lost(ends: Sequence[Settlement], lost: Mapping[str, int]) -> list[Settlement]:
+    """Successes that the table refused because the counter had started again -> dead letters that say so."""
+    if not lost:
+        return list(ends)
+    out = []
+    for end in ends:
+        newer = 0 if end.error else lost.get(end.delivery.fields[ITEM_ID].decode(), 0)
+        if newer:
+            reason = (
+                f"sequence {int(end.delivery.fields[SEQUENCE])} lost to {newer} of the table, which this "
+                "stream never gave: its counter had started again; it is raised now, push again"
+            )
+            end = Settlement(end.delivery, PushState.DEAD, Conflict(reason))
+        out.append(end)
+    return out

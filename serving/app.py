@@ -17,6 +17,7 @@ from param_server.connection import connect
 from param_server.generations import Generations
 from param_server.settings import StoreSettings
 from param_server.store import Store
+from serving.kernels import ranker_kernels
 from serving.listing import Listing
 from serving.live import LiveGenerations
 from serving.metrics import Metrics
@@ -52,7 +53,9 @@ async def open_scorer(
         redis = connect(store_settings.redis_url, store_settings)
         closing.push_async_callback(redis.aclose)
         store, generations, metrics = Store(redis), Generations(redis), Metrics()
-        live = LiveGenerations(generations, store, settings, metrics)
+        kernels = await ranker_kernels(settings, store_settings.var_dir)
+        metrics.runs_with("compiled" if kernels else "portable")
+        live = LiveGenerations(generations, store, settings, metrics, kernels)
         scorer = Scorer(store, live, settings, metrics)
         closing.callback(scorer.close)
         listing, readiness = Listing(generations, live), Readiness(live, metrics)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from contracts.errors import Conflict, InvalidInput, NotFound, RepcenterError, Unavailable, UnknownVersion
 from param_server.generations import Generations, ScenePointer
@@ -42,12 +43,19 @@ class LiveGenerations:
     """Loads and swaps; a request pins what it reads here once and keeps it to its end."""
 
     def __init__(
-        self, generations: Generations, store: Store, settings: ScorerSettings, metrics: Metrics
+        self,
+        generations: Generations,
+        store: Store,
+        settings: ScorerSettings,
+        metrics: Metrics,
+        kernels: Path | None = None,
     ) -> None:
+        """kernels: the library of contracts.kernels that every generation's graph runs with."""
         self._generations = generations
         self._store = store
         self._settings = settings
         self._metrics = metrics
+        self._kernels = kernels
         self._serving: dict[str, Serving] = {}
         self._refused: dict[str, _Refusal] = {}
         self._refreshing = asyncio.Lock()
@@ -111,7 +119,7 @@ class LiveGenerations:
             return
         try:
             loaded = self._shared(pointer.generation_id) or await load_generation(
-                pointer.generation_id, self._generations, self._store, self._settings
+                pointer.generation_id, self._generations, self._store, self._settings, self._kernels
             )
         except Exception as error:  # whatever is wrong with a new generation must not stop the old one
             self._refuse(scene, pointer.generation_id, error, refused)

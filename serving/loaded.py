@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -73,10 +74,15 @@ class LoadedGeneration:
 
 
 async def load_generation(
-    generation_id: str, generations: Generations, store: Store, settings: ScorerSettings
+    generation_id: str,
+    generations: Generations,
+    store: Store,
+    settings: ScorerSettings,
+    kernels: Path | None = None,
 ) -> LoadedGeneration:
     """Check the tables, then open, replay and warm the ranker beside whatever serves now.
 
+    kernels: the library of contracts.kernels, None = ONNX Runtime's own operators.
     Raises NotFound, SpaceMismatch, Conflict, BrokenBundle, UnknownVersion, Unavailable.
     """
     generation = await generations.get(generation_id)
@@ -86,17 +92,21 @@ async def load_generation(
         raise Unavailable(
             f"ID table {generation.id_table.name!r} of generation {generation_id} is not sealed"
         )
-    return await asyncio.to_thread(open_generation, generation, settings)
+    return await asyncio.to_thread(open_generation, generation, settings, kernels)
 
 
-def open_generation(generation: Generation, settings: ScorerSettings) -> LoadedGeneration:
+def open_generation(
+    generation: Generation, settings: ScorerSettings, kernels: Path | None = None
+) -> LoadedGeneration:
     """The blocking part of `load_generation`: digests, specification, session, golden replay, warm-up."""
     bundle = open_bundle(generation.ranker_uri, generation.ranker_digest)
     if bundle.manifest.kind != "ranker":
         raise Conflict(f"bundle {bundle.digest[:12]} is a bundle of kind {bundle.manifest.kind}, not ranker")
     spec = ranker_spec_from_json(dict(bundle.manifest.content))
     check_spec(spec, generation)
-    model = OnnxModel(bundle.file(spec.graph), device=settings.device, threads=settings.threads)
+    model = OnnxModel(
+        bundle.file(spec.graph), device=settings.device, threads=settings.threads, kernels=kernels
+    )
     _check_signature(model, bundle)
     replay(bundle, {_golden_graph(bundle): model}, spec.tolerance)
     loaded = LoadedGeneration(generation.id, generation, spec.schema, model)

@@ -46,6 +46,12 @@ class Metrics:
             ["scene", "generation"],
             registry=self.registry,
         )
+        self._kernels = Gauge(
+            "repcenter_kernels_info",
+            "1 for what graphs run with: compiled kernels, or portable (ONNX Runtime's own operators).",
+            ["kernels"],
+            registry=self.registry,
+        )
         self._swaps = Counter(
             "repcenter_generation_swaps_total",
             "Generations put live, by scene.",
@@ -77,6 +83,10 @@ class Metrics:
         counts = np.bincount(scores.statuses, minlength=len(STATUS_NAMES))[1:].tolist()
         for counter, count in zip(self._lookups, counts, strict=True):
             counter.inc(count)
+
+    def runs_with(self, kernels: Literal["compiled", "portable"]) -> None:
+        """Said once, at start."""
+        self._kernels.labels(kernels).set(1)
 
     def swapped(self, scene: str, old: str | None, new: str) -> None:
         if old is not None:

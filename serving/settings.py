@@ -33,6 +33,12 @@ class ScorerSettings(BaseSettings):
         default="cpu", description="Where graphs run. A device that is not there stops the start."
     )
     threads: int = Field(default=1, ge=1, le=256, description="Threads of one graph run on the CPU.")
+    kernels: bool = Field(
+        default=True,
+        description="Compile the graphs' kernels for this processor at the first start, into "
+        "<var_dir>/kernels, and run them on the CPU. Without a C compiler, or with false, the same scores "
+        "come slower.",
+    )
     workers: int = Field(
         default_factory=lambda: max(1, os.cpu_count() or 1),
         ge=1,

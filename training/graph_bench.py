@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from contracts import kernels
+from contracts.errors import InvalidInput
 from contracts.onnx_model import OnnxModel
 from training.graph import Inputs, write_graph
+from training.recipes.ranker import BUILDERS
 from training.serving_graph.floor import BestRate, multiply_adds
 from training.serving_graph.planted import Planted, train_planted
 from training.serving_graph.write import ServingOptions, write_checked
@@ -39,11 +41,15 @@ def run(
 ) -> dict[str, Any]:
     """Train each model a little on planted data, write both graphs, time them in turn; print and return all.
 
+    models: of training.recipes.ranker, InvalidInput for another name.
     json: the last line printed is the result as one JSON object, and progress lines are left out.
     steps: of training; seconds: spent timing each case, at least 5 runs; with_kernels: also compile and use
     contracts.kernels. `plain_ms`: the literal graph of training.graph; `serving_ms`: the serving graph as it
     would be served here; `portable_ms`: the same file without kernels; all medians of interleaved runs.
     """
+    for name in models:
+        if name not in BUILDERS:
+            raise InvalidInput("models", name, f"must be among {', '.join(BUILDERS)}")
     rate = BestRate()
     cases: list[dict[str, Any]] = []
     parity: dict[str, Any] = {}
@@ -123,10 +129,11 @@ def _measure(
 
 
 def _width(planted: Planted) -> int:
-    """d: DMAE's interest dim, else the width of the content that CiUBM reads."""
+    """d: DMAE's interest dim, else the width of the content that CiUBM reads, else the ID dim."""
     config = planted.trained.model.config
     dims = {m.name: m.dim for m in config.modalities}
-    return max(getattr(c, "dim", 0) or dims[c.modalities[0]] for c in config.content)
+    widths = [getattr(c, "dim", 0) or dims[c.modalities[0]] for c in config.content]
+    return max(widths, default=config.id_dim)
 
 
 def table(result: Mapping[str, Any]) -> str:

@@ -25,15 +25,17 @@ _NATIVE = {
     "aarch64": "-mcpu=native",
     "arm64": "-mcpu=native",
 }
+_INSTEAD = "graphs run in ONNX Runtime's own operators"
 _COMPILERS = ("cc", "gcc", "clang")
-_SECONDS = 120
+_SECONDS = 30  # it takes one or two
 
 
 def build(directory: Path, compiler: str | None = None) -> Path | None:
     """The library in `directory`, compiled unless it is there for this source and this kind of processor.
 
-    compiler: a command on PATH, by default the first of cc, gcc, clang. None where there is no compiler or it
-    refuses the source: the graphs' own bodies run instead. Safe to call from several processes at once.
+    compiler: a command on PATH, by default the first of cc, gcc, clang. None where there is no compiler, it
+    refuses the source or the directory cannot be written: the graphs' own bodies run instead. Blocks for 30 s
+    at most. Safe to call from several processes at once.
     """
     source = files(__package__).joinpath("ranker_ops.c").read_bytes()
     flags = [*_FLAGS, *filter(None, [_NATIVE.get(platform.machine())])]
@@ -43,22 +45,32 @@ def build(directory: Path, compiler: str | None = None) -> Path | None:
         return target
     found = next((c for c in ((compiler,) if compiler else _COMPILERS) if shutil.which(c)), None)
     if found is None or os.name != "posix":
-        _log.warning("no C compiler: graphs run in ONNX Runtime's own operators")
+        _log.warning("no C compiler: %s", _INSTEAD)
         return None
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+    try:
+        return _compile([found, *flags], source, target)
+    except subprocess.TimeoutExpired:
+        _log.warning("%s took more than %d s: %s", found, _SECONDS, _INSTEAD)
+    except OSError as error:  # a directory that is read-only, a compiler that cannot be started
+        _log.warning("no kernels in %s: %s: %s", directory, error, _INSTEAD)
+    return None
+
+
+def _compile(command: list[str], source: bytes, target: Path) -> Path | None:
+    """`target`, written whole or not at all; None where the compiler refuses the source."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         (Path(scratch) / "ranker_ops.c").write_bytes(source)
-        command = [found, *flags, "ranker_ops.c", "-o", "ranker_ops.so"]
-        try:
-            done = subprocess.run(command, cwd=scratch, capture_output=True, timeout=_SECONDS, check=False)
-        except subprocess.TimeoutExpired:
-            _log.warning(
-                "%s took more than %d s: graphs run in ONNX Runtime's own operators", found, _SECONDS
-            )
-            return None
+        done = subprocess.run(
+            [*command, "ranker_ops.c", "-o", "ranker_ops.so"],
+            cwd=scratch,
+            capture_output=True,
+            timeout=_SECONDS,
+            check=False,
+        )
         if done.returncode:
             reason = done.stderr.decode(errors="replace")[-2000:]
-            _log.warning("%s failed: graphs run in ONNX Runtime's own operators: %s", found, reason)
+            _log.warning("%s failed: %s: %s", command[0], _INSTEAD, reason)
             return None
         os.replace(Path(scratch) / "ranker_ops.so", target)
     return target

@@ -37,6 +37,8 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         ["generations"],
         ["generations", "activate"],
         ["data", "check"],
+        ["bench"],
+        ["bench", "graph"],
     ],
 )
 def test_help_answers(words: list[str]) -> None:
@@ -79,6 +81,13 @@ def test_an_unreachable_scorer_is_said() -> None:
 def test_demo_refuses_an_unknown_ranker(tmp_path: Path) -> None:
     answer = run("demo", "--serve", "wide", "--var", str(tmp_path))
     assert answer.returncode == 1
+    assert "wide" in answer.stderr
+
+
+def test_bench_refuses_an_unknown_ranker() -> None:
+    answer = run("bench", "graph", "--models", "dmae,wide")
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("repcenter: invalid:")
     assert "wide" in answer.stderr
 
 

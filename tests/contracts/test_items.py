@@ -73,6 +73,8 @@ def nested(depth: int) -> list[Any]:
         (1e308, InvalidInput),
         (3.5e38, InvalidInput),
         (-3.5e38, InvalidInput),
+        (2**63, InvalidInput),
+        (-(2**63) - 1, InvalidInput),
         (10**400, InvalidInput),
         (10**5000, InvalidInput),
         (True, InvalidInput),
@@ -107,7 +109,8 @@ def test_too_many_tokens_are_counted_as_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [3.4028234663852886e38, -3.4028234663852886e38, 0, -0.0, 1e-45, 2**100, "", "|", ["", " "]]
+    "value",
+    [3.4028234663852886e38, -3.4028234663852886e38, 0, -0.0, 1e-45, 2**63 - 1, -(2**63), "", "|", ["", " "]],
 )
 def test_edge_attributes_are_accepted(value: Any) -> None:
     check_item(Item("7", {}, {"budget": value}))

@@ -144,6 +144,29 @@ def test_images_are_installed_under_the_constraints() -> None:
     assert set(re.findall(r"FROM (\S+) AS", DOCKERFILE)) == {"python:3.11-slim", "runtime"}
 
 
+def test_a_compiler_comes_only_when_asked_for() -> None:
+    assert "ARG KERNELS=0" in stage("runtime")
+    assert re.search(r"^ +0\) ;; ", stage("runtime"), re.MULTILINE)
+    assert DOCKERFILE.count("apt-get install") == 1
+    readme = (DEPLOY / "README.md").read_text()
+    override = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)[0])["services"]["scorer"]
+    assert override["build"]["args"] == {"KERNELS": "1"}
+    cache = override["environment"]["REPCENTER_VAR_DIR"]  # /tmp and the volume of bundles would not do
+    assert override["tmpfs"] == [f"{cache}:exec,uid=10001,gid=10001"]
+    assert "REPCENTER_VAR_DIR" not in COMPOSE["services"]["scorer"]["environment"]
+
+
+def test_data_files_are_in_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for package, patterns in project["tool"]["setuptools"]["package-data"].items():
+        for pattern in patterns:
+            assert list((ROOT / package).glob(pattern)), (package, pattern)
+    data = {
+        p.relative_to(ROOT) for n in copied() for p in (ROOT / n).rglob("*") if p.suffix in (".c", ".lua")
+    }
+    assert {path.parts[0] for path in data} == {"contracts", "param_server"}
+
+
 def copied() -> set[str]:
     """What the Dockerfile takes from the repository."""
     lines = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)

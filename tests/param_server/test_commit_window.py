@@ -140,3 +140,22 @@ async def test_concurrent_writers_never_take_a_reader_back(redis: Redis) -> None
     got = await store.fetch(space, None, items)
     assert await store.count(space) == int(got.found.sum())
     assert not is_tombstone(got.records).any()
+
+
+async def test_the_high_water_is_the_newest_sequence_of_any_space(redis: Redis) -> None:
+    """u64: exact where doubles are not. A refused record does not move it."""
+    store, one, two = Store(redis), make_space(dim=2), make_space(dim=4)
+    await store.create_space(one)
+    await store.create_space(two)
+    assert await store.high_water() == 0
+    for space, sequences, water in [
+        (one, [3, 9, 4], 9),
+        (two, [5, 6, 7], 9),
+        (one, [0, 2**32, 1], 2**32),
+        (one, [2**53, 2**53 + 1, 0], 2**53 + 1),
+        (two, [2**32 + 7, 2**53, 8], 2**53 + 1),
+        (one, [2**64 - 1, 2**64 - 2, 10], 2**64 - 1),
+        (two, [2**63, 2**53 + 5, 9], 2**64 - 1),
+    ]:
+        await store.commit_window(make_window(space, ["a", "b", "c"], sequences))
+        assert await store.high_water() == water

@@ -10,6 +10,7 @@ from param_server.mget import pack_mget
 def test_keys_of_records_are_pinned() -> None:
     assert keys.record_prefix("00112233aabbccdd") == b"rc1:r:00112233aabbccdd:"
     assert keys.spaces() == b"rc1:{c}:spaces"
+    assert keys.high_water() == b"rc1:{c}:high_water"
     assert keys.scenes() == b"rc1:{c}:scenes"
     assert keys.generations() == b"rc1:{c}:generations"
 

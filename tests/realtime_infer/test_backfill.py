@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from contracts.errors import Conflict, InvalidInput
+from contracts.errors import Conflict, InvalidInput, RepcenterError, Unavailable
 from contracts.items import Item
 from param_server.offline import OfflineTable
 from param_server.settings import StoreSettings
@@ -186,3 +186,35 @@ async def test_an_empty_catalogue_and_a_silly_batch(redis: Redis, tmp_path: Path
     assert (report.items, report.committed) == (0, 0)
     with pytest.raises(InvalidInput, match="batch_size"):
         await backfill([], encoder, Store(redis), redis, str(tmp_path), batch_size=0)
+
+
+async def test_an_item_that_could_not_be_read_is_a_failure_of_that_item(
+    redis: Redis, tmp_path: Path, encoder: Encoder
+) -> None:
+    items: list[Item | tuple[str, RepcenterError]] = [*catalogue(5)]
+    items[2] = ("i2", Unavailable("its picture is gone"))
+    report = await backfill(items, encoder, Store(redis), redis, str(tmp_path), batch_size=2)
+    assert (report.items, report.committed, report.failed) == (5, 4, 1)
+    assert report.failures == [("i2", "its picture is gone")]
+    await check_tables(Store(redis), encoder, tmp_path, ["i0", "i1", "i3", "i4"])
+
+
+async def test_a_watermark_from_before_the_snapshot_loses_to_pushes_since(
+    redis: Redis,
+    tmp_path: Path,
+    encoder: Encoder,
+    ingest: Ingest,
+    encoder_settings: EncoderSettings,
+    settings: StoreSettings,
+) -> None:
+    store = Store(redis)
+    watermark = await ingest.watermark()
+    async with working(encoder_settings, settings):
+        live = await ingest.push(Item("i0", {"title": "while the snapshot was read"}))
+        await ended(ingest, ["i0"])
+    report = await backfill(catalogue(3), encoder, store, redis, str(tmp_path), watermark=watermark)
+    assert (report.watermark, report.committed, report.superseded) == (watermark, 2, 1)
+    stored = await store.sequences(encoder.space, ["i0", "i1"])
+    assert stored.tolist() == [live.sequence, watermark]
+    with pytest.raises(InvalidInput, match="watermark: must be above"):
+        await backfill(catalogue(3), encoder, store, redis, str(tmp_path), watermark=watermark)

@@ -15,14 +15,19 @@ from redis.asyncio import Redis
 
 from contracts.items import Item
 from contracts.manifest import IdTable
+from doors.http_server import http_server
 from param_server.generations import Generations
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from realtime_infer.app import RunningDoor, open_door
 from realtime_infer.encoder import Encoder
+from realtime_infer.ingest import Ingest
 from realtime_infer.item_body import EXAMPLE
+from realtime_infer.metrics import DoorMetrics
 from realtime_infer.push_entry import decode_entry
+from realtime_infer.rest import create_app
 from realtime_infer.settings import EncoderSettings
+from realtime_infer.statuses import Statuses
 from tests.contracts.hostile import BAD_IDS, ODD_IDS
 from tests.encoder_bundle import picture
 from tests.param_server.samples import make_deletes, make_generation, make_id_rows, make_window, seal_ranker
@@ -126,6 +131,8 @@ async def test_bad_ids_are_named(redis: Redis, http: httpx.AsyncClient, item_id:
         ({"item_id": "a", "title": "x", "attributes": {"year": True}}, "attributes.year"),
         ({"item_id": "a", "title": "x", "attributes": {"year": None}}, "attributes.year"),
         ({"item_id": "a", "title": "x", "attributes": {"year": 1e300}}, "attributes.year"),
+        ({"item_id": "a", "title": "x", "attributes": {"year": 10**20}}, "attributes.year"),
+        ({"item_id": "a", "title": "x", "attributes": {"year": -(2**63) - 1}}, "attributes.year"),
         ({"item_id": "a", "title": "x", "attributes": {"genres": [1]}}, "attributes.genres"),
         ({"item_id": "a", "title": "x", "attributes": {"genres": {"a": "b"}}}, "attributes.genres"),
         ({"item_id": "a", "image": "https://example.com/cat.png"}, "image"),
@@ -296,3 +303,51 @@ async def test_the_status_of_an_item_that_was_never_pushed_is_its_records(
     assert live == {"item_id": "live", "state": "scoreable", "sequence": 41, **unknown}
     assert gone == {"item_id": "gone", "state": "deleted", "sequence": 42, **unknown}
     assert (await http.get("/v1/items/nobody")).status_code == 404
+
+
+async def test_a_place_is_taken_before_a_body_is_read(
+    redis: Redis, encoder_settings: EncoderSettings, settings: StoreSettings
+) -> None:
+    """The second push is refused while the body of the first is still on its way."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b'{"item_id": "slow", '
+        begun.set()
+        await go_on.wait()
+        yield b'"title": "x"}'
+
+    one = encoder_settings.model_copy(update={"max_in_flight": 1, "retry_after_s": 3})
+    headers = {"content-type": "application/json"}
+    async with (
+        open_door(one, settings) as running,
+        httpx.AsyncClient(base_url=running.http_url, timeout=15) as client,
+    ):
+        first = asyncio.create_task(client.post("/v1/items", content=slowly(), headers=headers))
+        await begun.wait()
+        async with asyncio.timeout(5):
+            while (
+                answer := await client.post("/v1/items", content=b"{", headers=headers)
+            ).status_code != 429:
+                assert answer.status_code == 422  # the first one's head has not arrived yet
+        assert answer.headers["retry-after"] == "3"
+        go_on.set()
+        assert (await first).status_code == 202
+        assert (await client.post("/v1/items", json={"item_id": "b", "title": "x"})).status_code == 202
+
+
+async def test_a_body_that_never_ends_gives_its_place_back(
+    ingest: Ingest, store: Store, redis: Redis, encoder_settings: EncoderSettings
+) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(10)
+
+    statuses = Statuses(ingest, store, Generations(redis), encoder_settings)
+    app = create_app(ingest, statuses, DoorMetrics(), 1_000, body_s=0.05)
+    async with (
+        http_server(app, "127.0.0.1", 0, 2.0) as url,
+        httpx.AsyncClient(base_url=url, timeout=15) as client,
+    ):
+        answer = await client.post("/v1/items", content=never(), headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.headers["content-type"]) == (408, PROBLEM)

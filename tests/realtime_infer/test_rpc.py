@@ -158,3 +158,32 @@ async def test_one_port_has_one_door(
         with pytest.raises(Exception, match=r"(?i)listen|bind"):
             async with open_door(taken, settings):
                 await asyncio.sleep(0)
+
+
+async def test_calls_are_bounded_in_number(
+    redis: Redis, encoder_settings: EncoderSettings, settings: StoreSettings
+) -> None:
+    """Open health watches count as calls: 64 of them beside max_in_flight, and no more."""
+    one = encoder_settings.model_copy(update={"max_in_flight": 1})
+    async with (
+        open_door(one, settings) as door,
+        grpc.aio.insecure_channel(door.grpc_target) as channel,
+    ):
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(65)]
+        for watch in watches:
+            await watch.read()
+        stub: Any = pb_grpc.ItemsStub(channel)  # type: ignore[no-untyped-call]
+        error = await refused(stub.Push(push("a", text={"title": "x"})))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for watch in watches:
+            watch.cancel()
+
+        async def accepted() -> bool:
+            try:
+                await stub.Push(push("a", text={"title": "x"}))
+            except grpc.aio.AioRpcError:
+                return False
+            return True
+
+        await until(accepted)

@@ -121,7 +121,13 @@ async def world(redis: Redis, bundles: tuple[Bundle, Bundle]) -> World:
 @pytest.fixture
 def scorer_settings() -> ScorerSettings:
     return ScorerSettings(
-        http_port=0, grpc_port=0, poll_s=0.02, workers=1, drain_s=0, max_concurrent_rows=3_000
+        http_port=0,
+        grpc_port=0,
+        poll_s=0.02,
+        workers=1,
+        drain_s=0,
+        max_concurrent_rows=3_000,
+        kernels=False,  # the drawn graphs have no functions; test_kernels.py has some that do
     )
 
 

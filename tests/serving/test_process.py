@@ -52,11 +52,14 @@ def test_serving_imports_without_torch() -> None:
     assert (done.stdout, done.returncode) == ("imported\n", 0), done.stderr
 
 
-async def test_sigterm_drains_without_a_lost_request(world: World, server: EmbeddedServer) -> None:
+async def test_sigterm_drains_without_a_lost_request(
+    world: World, server: EmbeddedServer, tmp_path: Path
+) -> None:
     """Requests run all the time; readiness falls at once, every accepted request is answered, exit 0."""
     environment = {
         **os.environ,
         "REPCENTER_REDIS_URL": server.url,
+        "REPCENTER_VAR_DIR": str(tmp_path),
         "REPCENTER_HTTP_PORT": "0",
         "REPCENTER_GRPC_PORT": "0",
         "REPCENTER_WORKERS": "1",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from contracts.items import Item
 from training.data.dataset import Dataset
 from training.data.interactions import TRAIN, Interactions
 
@@ -41,3 +42,23 @@ def _consecutive_likes(log: Interactions, new: npt.NDArray[np.bool_]) -> Pairs:
     rows = rows[np.argsort(log.users[rows], kind="stable")]
     same_user = log.users[rows[1:]] == log.users[rows[:-1]]
     return np.stack([log.items[rows[:-1]][same_user], log.items[rows[1:]][same_user]], axis=1)
+
+
+def encoder_input(
+    dataset: Dataset, new: npt.NDArray[np.bool_]
+) -> tuple[list[Item], Pairs, npt.NDArray[np.int64]]:
+    """What training.recipes.encoder.train_encoder takes: items, pairs (P, 2) and the rows to learn from.
+
+    The items are the catalogue's, and behind them one of its own for each query that is a picture alone.
+    """
+    catalogue = dataset.catalogue
+    items = [catalogue.item(row) for row in range(len(catalogue))]
+    pairs, rows = interest_pairs(dataset, new), np.flatnonzero(~new)
+    given = dataset.interest_pairs
+    if given is None:
+        return items, pairs, rows
+    lone = np.flatnonzero((given.queries < 0) & ~new[given.items])
+    items += [Item(f"query-{n}", image=given.query_pictures.read(n)) for n in lone.tolist()]
+    queries = np.arange(len(catalogue), len(items))
+    pictured = np.stack([queries, given.items[lone]], axis=1).astype(np.int32)
+    return items, np.concatenate([pairs, pictured]), np.concatenate([rows, queries])

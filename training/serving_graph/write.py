@@ -82,10 +82,13 @@ def write_checked(
     inputs: some hundred pairs. kernels: the library of contracts.kernels, checked beside the graph's bodies.
 
     Where the table costs more than half of what it may, it gets twice the cells, up to 1,024 per bucket.
+    A ranker that has nothing to tabulate is written with cells = None and held to the first gate alone.
     Raises BrokenBundle where a logit of the graph without a table is off by more than 1e-5 (relative above
     1), or one of the graph as written by more than 4e-4.
     """
     chosen = options or ServingOptions()
+    if not _tabulates(ranker):
+        chosen = replace(chosen, cells=None)
     with tempfile.TemporaryDirectory() as directory:
         exact = Path(directory) / "folded.onnx"
         write_serving_graph(ranker, exact, replace(chosen, cells=None))
@@ -102,6 +105,10 @@ def write_checked(
     if not tabulated <= TABULATED:
         raise BrokenBundle(f"serving graph: a logit differs from torch by {tabulated:.3g}")
     return ServingParity(folded, tabulated, chosen.cells)
+
+
+def _tabulates(ranker: Ranker) -> bool:
+    return any(isinstance(m, Dmae) and not m.config.without_mieu_se for m in ranker.content)
 
 
 def largest_difference(ranker: Ranker, models: Sequence[OnnxModel], inputs: Inputs) -> float:

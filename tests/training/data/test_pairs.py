@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from tests.training.data.tables import dataset
+from tests.training.data.tables import dataset, write
+from training.data.dataset import load_dataset
 from training.data.interactions import TEST, TRAIN, VAL
 from training.data.interest_pairs import InterestPairs
-from training.data.pairs import counted_pairs, interest_pairs
+from training.data.pairs import counted_pairs, encoder_input, interest_pairs
 from training.data.pictures import NoPictures
 
 ROWS = [
@@ -53,3 +57,18 @@ def test_no_pairs_at_all() -> None:
     pairs, counts = counted_pairs(dataset(ROWS[:1], 7, 2), NEW)
     assert pairs.shape == (0, 2)
     assert counts.shape == (0,)
+
+
+def test_a_query_that_is_a_picture_alone_becomes_an_item_behind_the_catalogue(tmp_path: Path) -> None:
+    directory = write(tmp_path)
+    pairs = {"query_image": [b"picture 0", b"picture 1"], "item_id": ["i2", "i5"]}
+    pq.write_table(pa.table(pairs), directory / "interest_pairs.parquet")
+    data = load_dataset(directory)
+    items, ends, rows = encoder_input(data, np.arange(6) == 5)
+    assert [item.item_id for item in items[:6]] == data.catalogue.item_ids
+    assert [(item.item_id, item.image, dict(item.text)) for item in items[6:]] == [
+        ("query-0", b"picture 0", {})  # the other one chose a new item
+    ]
+    assert ends.tolist() == [[6, 2]]
+    assert ends.dtype == np.int32
+    assert rows.tolist() == [0, 1, 2, 3, 4, 6]

@@ -13,7 +13,7 @@ import pytest
 
 from contracts.errors import BrokenBundle, ProviderUnavailable
 from contracts.kernels import build
-from contracts.onnx_model import OnnxModel
+from contracts.onnx_model import OnnxModel, check_kernels
 from tests.training.serving_graph.rankers import ranker, requests
 from training.models.dmae import DmaeConfig
 from training.serving_graph.write import write_serving_graph
@@ -95,10 +95,21 @@ def test_without_a_compiler_the_bodies_run(
     assert np.isfinite(OnnxModel(graph, kernels=library).run(requests(1, 3, 5))["logit"]).all()
 
 
+def test_a_directory_that_cannot_be_written_is_no_end(
+    tmp_path: Path, kernels: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    with caplog.at_level(logging.WARNING):
+        assert build(tmp_path / "file" / "kernels") is None
+    assert "no kernels in" in caplog.text
+
+
 def test_a_library_that_is_none_is_refused(tmp_path: Path, graph: Path) -> None:
     (tmp_path / "broken.so").write_bytes(b"not a library")
     with pytest.raises(ProviderUnavailable, match=r"broken\.so"):
         OnnxModel(graph, kernels=tmp_path / "broken.so")
+    with pytest.raises(ProviderUnavailable, match=r"broken\.so"):
+        check_kernels(tmp_path / "broken.so")
 
 
 def test_a_graph_without_bodies_needs_the_library(tmp_path: Path, graph: Path, kernels: Path) -> None:
