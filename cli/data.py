@@ -29,8 +29,13 @@ def check_data(data: Path) -> None:
         "attributes",
         ", ".join(f"{f.name} ({f.kind}, {f.slots} slots)" for f in catalogue.attribute_fields),
     )
+    for what, columns in (("user columns", dataset.users), ("context columns", log.context)):
+        names = [] if columns is None else [f"{f.name} ({f.kind})" for f in columns.fields]
+        table.add_row(what, ", ".join(names) or "none")
+    table.add_row("queries", "none" if dataset.queries is None else f"{len(dataset.queries):,}")
     table.add_row("interactions", f"{len(log.items):,}, {log.labels.mean():.1%} positive")
     table.add_row("users", f"{len(log.user_ids):,}")
+    table.add_row("users without a like", f"{dataset.report['users_without_positives']:,}")
     for code, name in enumerate(SPLITS):
         table.add_row(f"{name} rows", f"{int(np.count_nonzero(log.splits == code)):,}")
     table.add_row("new items (held out)", f"{int(new_items(dataset).sum()):,}")

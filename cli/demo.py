@@ -41,7 +41,7 @@ from training.data.holdout import new_items
 from training.data.pairs import encoder_input
 from training.data.samples import Samples, build_samples
 from training.data.world import draw_world
-from training.export import export_ranker
+from training.export import RELIABILITY, export_ranker
 from training.item_table import align_records
 from training.loop import StepReport, TrainingConfig
 from training.recipes.encoder import train_encoder
@@ -302,7 +302,13 @@ def _publish(
                 dataset.catalogue.item_ids,
                 options.var / "work" / f"ranker-{name}",
                 report=result.report,
+                calibrated=result.calibrated,
             )
+            for suffix in ("json", "svg"):
+                shutil.copyfile(
+                    bundles[name].file(f"{RELIABILITY}.{suffix}"),
+                    options.var / f"{RELIABILITY}-{name}.{suffix}",
+                )
             advance(n + 1, len(run.results))
         specs = {n: ranker_spec_from_json(dict(b.manifest.content)) for n, b in bundles.items()}
         chosen, spec = bundles[options.serve], specs[options.serve]

@@ -28,7 +28,16 @@ _LIKED = 5
 def print_models(console: Console, figures: dict[str, Any]) -> None:
     table = Table(title="Test split")
     table.add_column("ranker")
-    columns = ("AUC", "AUC warm", "AUC new", "GAUC user", "GAUC request", "logloss")
+    columns = (
+        "AUC",
+        "AUC warm",
+        "AUC new",
+        "GAUC user",
+        "GAUC request",
+        "logloss",
+        "ECE",
+        "predicted/observed",
+    )
     for column in columns:
         table.add_column(column, justify="right")
     for name, title in _TITLES.items():
@@ -39,6 +48,8 @@ def print_models(console: Console, figures: dict[str, Any]) -> None:
             figures["gauc"]["user"][name],
             figures["gauc"]["request"][name],
             figures["logloss"][name],
+            figures["calibration"][name]["all"]["ece_after"],
+            figures["calibration"][name]["all"]["ratio_after"],
         )
         served = " (serves)" if name == figures["served_ranker"] else ""
         table.add_row(title + served, *("–" if v is None else f"{v:.4f}" for v in values))
@@ -93,7 +104,7 @@ def print_examples(console: Console, endpoints: Endpoints, shown: Shown) -> None
         f".venv/bin/repcenter score --url {endpoints.scorer_http} {past} {' '.join(known)} mine-1",
         f".venv/bin/repcenter push --url {endpoints.door_http} --id mine-2 --title 'A blue glass lamp'",
         ".venv/bin/python -c 'import asyncio; from serving.client import GrpcClient; "
-        "from contracts.features import ScoreRequest; "
+        "from contracts.request import ScoreRequest; "
         f'print(asyncio.run(GrpcClient("{endpoints.scorer_grpc}").score(ScoreRequest({json.dumps(known)}))))\'',
         f"open {endpoints.scorer_http}/docs and {endpoints.door_http}/docs for the OpenAPI pages",
     ):

@@ -14,8 +14,8 @@ from rich.console import Console
 from cli.progress import Advance, stage
 from cli.stack import Stack
 from contracts.errors import Conflict, DeadlineExceeded
-from contracts.features import Behaviour, ScoreRequest
 from contracts.manifest import Generation
+from contracts.request import Behaviour, ScoreRequest
 from contracts.scores import MISSING, OK, Scores
 from param_server.connection import connect
 from param_server.settings import StoreSettings
@@ -24,7 +24,7 @@ from serving.client import GrpcClient, HttpClient
 from training.data.dataset import Dataset
 from training.data.interactions import TEST
 from training.data.samples import Samples
-from training.evaluation import predict, sigmoid
+from training.evaluation import predict
 from training.item_table import ItemTable, item_table
 from training.recipes.ranker import RankerResult, RankerRun
 
@@ -146,6 +146,7 @@ def _requests(
                 [catalogue.item_ids[row - 1] for row in rows.tolist()],
                 [Behaviour(catalogue.item_ids[row - 1]) for row in liked.tolist()],
                 user_id=live.dataset.interactions.user_ids[int(samples.users[sample])],
+                **samples.said.request(int(samples.users[sample]), int(samples.requests[sample])),
             )
         )
     return chosen, requests, candidates
@@ -174,19 +175,15 @@ def _offline(
     """The same scores by torch from the stored records: (R, N), NaN at padding."""
     mask = candidates > 0
     samples = dataclasses.replace(
-        live.samples,
+        live.samples.read_by(live.run.schema).take(chosen),
         candidates=candidates,
         labels=np.zeros(candidates.shape, dtype=np.float32),
         candidate_mask=mask,
-        **{
-            name: getattr(live.samples, name)[chosen]
-            for name in ("users", "splits", "timestamps", "requests", "starts", "ends")
-        },
     )
     items = asyncio.run(_stored_items(live))
     trained = live.served.trained
     logits = predict(trained.model, samples, np.arange(len(chosen)), items, trained.ids.quantised())
-    return np.where(mask, sigmoid(logits), np.nan)
+    return np.where(mask, live.served.calibrated.calibration.scores(logits), np.nan)
 
 
 async def _stored_items(live: Live) -> ItemTable:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
@@ -15,8 +16,8 @@ from rich.table import Table
 
 from cli.progress import stage
 from contracts.errors import InvalidInput, NotFound, Overloaded, TooLarge
-from contracts.features import Behaviour, ScoreRequest
 from contracts.items import AttributeValue, Item
+from contracts.request import Behaviour, ScoreRequest
 from serving.client import HttpClient, ItemStatus
 
 _CONCURRENT_PUSHES = 8
@@ -33,9 +34,25 @@ def _ask(url: str, question: Callable[[HttpClient], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
-def print_scores(url: str, candidates: list[str], behaviours: list[str], scene: str, as_json: bool) -> None:
-    """Best first; items that are not known have no score."""
-    request = ScoreRequest(candidates, [Behaviour(b) for b in behaviours], scene)
+def print_scores(
+    url: str,
+    candidates: list[str],
+    behaviours: list[str],
+    scene: str,
+    as_json: bool,
+    user: Sequence[str] = (),
+    context: Sequence[str] = (),
+    query_file: Path | None = None,
+) -> None:
+    """Best first; items that are not known have no score. user, context: name=value."""
+    request = ScoreRequest(
+        candidates,
+        [Behaviour(b) for b in behaviours],
+        scene,
+        user=dict(_column(u, "--user") for u in user),
+        context=dict(_column(c, "--context") for c in context),
+        query={} if query_file is None else _query(query_file),
+    )
     answer = _ask(url, lambda client: client.score(request))
     names = answer.status_names()
     order = answer.top(len(candidates))
@@ -68,7 +85,7 @@ def push_one(
     item = Item(
         item_id,
         {"title": title} if title else {},
-        dict(_attribute(a) for a in attributes),
+        dict(_column(a, "--attribute") for a in attributes),
         image.read_bytes() if image is not None else None,
     )
 
@@ -86,14 +103,27 @@ def push_one(
     _print_status(_ask(url, push))
 
 
-def _attribute(text: str) -> tuple[str, AttributeValue]:
+def _column(text: str, option: str) -> tuple[str, AttributeValue]:
+    """name=value; a value that reads as a finite number is one."""
     name, sign, value = text.partition("=")
     if not sign or not name:
-        raise InvalidInput("--attribute", text, "must be name=value")
+        raise InvalidInput(option, text, "must be name=value")
     try:
-        return name, float(value)
+        number = float(value)
     except ValueError:
         return name, value
+    return name, number if math.isfinite(number) else value
+
+
+def _query(path: Path) -> dict[str, list[float]]:
+    """The JSON file's vectors by modality."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidInput("--query-file", str(path), f"is not a JSON file: {error!r}") from error
+    if not isinstance(document, dict) or not all(isinstance(v, list) for v in document.values()):
+        raise InvalidInput("--query-file", str(path), "must hold an object of lists of numbers")
+    return document
 
 
 def push_file(url: str, path: Path) -> None:

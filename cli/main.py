@@ -20,9 +20,11 @@ app = typer.Typer(
 generations_app = typer.Typer(help="Publish state: which generation each scene serves.", no_args_is_help=True)
 data_app = typer.Typer(help="Check your own data, or draw the demo's world.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+results_app = typer.Typer(help="Compare models on real data.", no_args_is_help=True)
 app.add_typer(generations_app, name="generations")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(results_app, name="results")
 
 VarDir = Annotated[Path, typer.Option("--var", help="Directory of everything that is written.")]
 Scorer = Annotated[str, typer.Option(help="Base URL of the scorer.", envvar="REPCENTER_SCORER_URL")]
@@ -49,6 +51,63 @@ def demo(
     from cli.demo import DemoOptions, run_demo
 
     run_demo(DemoOptions(data=data, image_tower=image_tower, keep=keep, var=var, serve=serve, seed=seed))
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="Your data (docs/data.md).")],
+    encoder: Annotated[str, typer.Option(help="Encoder bundle whose vectors the offline table holds.")],
+    offline: Annotated[str, typer.Option(help="Root of the offline table: a directory or a URL.")],
+    out: Annotated[Path, typer.Option(help="Checkpoints, then bundle/ and report.json.")],
+    ranker: Annotated[str, typer.Option(help="din, din_pos, ciubm or dmae.")] = "dmae",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the train split.")] = 2,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Candidate rows of a step, of all ranks.")] = 768,
+    learning_rate: Annotated[float, typer.Option(help="At the first step; falls linearly to 0.")] = 3e-3,
+    validations: Annotated[int, typer.Option(min=1, help="Validations per epoch.")] = 1,
+    patience: Annotated[int, typer.Option(min=1, help="Validations without a better AUC to stop at.")] = 2,
+    checkpoint_steps: Annotated[int, typer.Option(min=0, help="Steps between checkpoints.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the draws and the training.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each process.")] = None,
+    precision: Annotated[str, typer.Option(help="Of the model's matrix products: fp32 or bf16.")] = "fp32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    base: Annotated[str | None, typer.Option(help="Ranker bundle to train on from.")] = None,
+    base_table: Annotated[str | None, typer.Option(help="Name of its published full ID table.")] = None,
+    since: Annotated[int | None, typer.Option(help="With --base: where the new day begins, seconds.")] = None,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Seal changed ID rows alone.")] = False,
+) -> None:
+    """Train one ranker; an interrupted run goes on. Under torchrun on all its processes:
+
+    python -m torch.distributed.run --nproc-per-node 2 -m cli.main train DATA ...
+    """
+    from cli.train import TrainOptions, run_training
+    from training.loop import TrainingConfig
+
+    config = TrainingConfig(
+        epochs=epochs,
+        batch_rows=batch_rows,
+        learning_rate=learning_rate,
+        validations_per_epoch=validations,
+        patience=patience,
+        seed=seed,
+        checkpoint_steps=checkpoint_steps,
+        precision=precision,  # type: ignore[arg-type]  # checked by TrainingConfig
+        device=device,  # type: ignore[arg-type]
+    )
+    run_training(
+        TrainOptions(
+            data=data,
+            encoder=encoder,
+            offline=offline,
+            out=out,
+            ranker=ranker,
+            config=config,
+            base=base,
+            base_table=base_table,
+            since_s=since,
+            overlay=overlay,
+            threads=threads,
+        )
+    )
 
 
 @app.command()
@@ -99,13 +158,22 @@ def score(
         list[str] | None, typer.Option("--behaviour", "-b", help="A past item, oldest first; repeat.")
     ] = None,
     scene: Annotated[str, typer.Option(help="Scene to score in.")] = "default",
+    user: Annotated[
+        list[str] | None, typer.Option("--user", "-u", help="A column of the user, name=value; repeat.")
+    ] = None,
+    context: Annotated[
+        list[str] | None, typer.Option("--context", "-c", help="A column of the request, name=value; repeat.")
+    ] = None,
+    query_file: Annotated[
+        Path | None, typer.Option(help="JSON of what was searched for: modality -> list of numbers.")
+    ] = None,
     url: Scorer = SCORER_URL,
     json: Json = False,
 ) -> None:
     """Score candidates for one user through the scorer's HTTP door."""
     from cli.items import print_scores
 
-    print_scores(url, candidates, behaviour or [], scene, json)
+    print_scores(url, candidates, behaviour or [], scene, json, user or [], context or [], query_file)
 
 
 @app.command()
@@ -217,6 +285,72 @@ def bench_graph(
     from training.graph_bench import run
 
     run(json=json, models=[name.strip() for name in models.split(",")])
+
+
+@bench_app.command("train")
+def bench_train(
+    json: Json = False,
+    rows: Annotated[int, typer.Option(min=1, help="Candidate rows of one epoch.")] = 49_152,
+    width: Annotated[int, typer.Option(min=1, help="Candidates of a request, which share a history.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of every contender.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Epochs timed of each, in turn; medians count.")] = 3,
+    fuxictr: Annotated[
+        Path, typer.Option(help="FuxiCTR's virtual environment, made there if missing.")
+    ] = Path("var/bench/fuxictr"),
+    skip_fuxictr: Annotated[bool, typer.Option("--skip-fuxictr", help="Time ours only.")] = False,
+) -> None:
+    """Training rows per second of DIN, CiUBM and DMAE beside FuxiCTR's DIN on the same rows."""
+    from training.train_bench import run
+
+    rival = None if skip_fuxictr else fuxictr
+    run(json=json, rows=rows, width=width, threads=threads, repeats=repeats, fuxictr=rival)
+
+
+@results_app.command("rankers")
+def results_rankers(
+    data: Annotated[Path, typer.Option(help="The log and its items.")],
+    image_tower: Annotated[Path, typer.Option(help="An ONNX image tower.")],
+    runs: Annotated[Path, typer.Option(help="Directory of the runs; processes share it.")] = Path(
+        "var/results/rankers"
+    ),
+    variants: Annotated[str, typer.Option(help="Names separated by commas; all if empty.")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, … of the training.")] = 3,
+    draws: Annotated[int, typer.Option(min=1, help="Draws 0, 1, … of the new items.")] = 2,
+    rows: Annotated[int, typer.Option(min=0, help="Train rows, about, whole requests; 0 = all.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one training.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the runs.")] = 1,
+    tuning: Annotated[
+        bool, typer.Option("--tuning", help="Measure on the validation split with other draws, for choices.")
+    ] = False,
+    report: Annotated[Path, typer.Option(help="Where rankers.md and its pictures go.")] = Path(
+        "docs/results"
+    ),
+    no_report: Annotated[bool, typer.Option("--no-report", help="Train only.")] = False,
+) -> None:
+    """Train and measure the ladder of rankers, run by run (resumable), and write docs/results/rankers.md."""
+    from cli.results import ResultsOptions, run_results
+    from training.recipes.ranker_results import Comparison
+    from training.results.runs import Settings
+
+    comparison = Comparison(
+        directory=runs,
+        variants=[name.strip() for name in variants.split(",") if name.strip()],
+        seeds=seeds,
+        draws=draws,
+        settings=Settings(rows=rows, epochs=epochs, tuning=tuning),
+        threads=threads,
+    )
+    run_results(
+        ResultsOptions(
+            data=data,
+            image_tower=image_tower,
+            comparison=comparison,
+            jobs=jobs,
+            report=None if no_report else report,
+            arguments=sys.argv[1:],
+        )
+    )
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ ID row (`id_row_dtype`), a trained embedding whose norm matters:
 | ID_INT8 | 8 + d | version u8, codec u8, evidence f16, scale f32 = absmax / 127, i8[d] |
 | ID_FP16 | 4 + 2d| version u8, codec u8, evidence f16, f16[d]                          |
 
-`evidence` is log1p of the number of positive training examples behind the row.
+`evidence` is log1p of the number of training examples, whatever their label, behind the row.
 """
 
 from __future__ import annotations

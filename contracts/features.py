@@ -1,6 +1,6 @@
-"""From a score request to the graph's inputs: the one feature assembly of training and serving.
+"""From score requests to the graph's inputs: the one feature assembly of training and serving.
 
-    ScoreRequest ──assemble()──> unique item ids + index arrays + masks
+    ScoreRequest ──assemble()──> unique item ids + index arrays + what requests themselves carry
     fetched rows ──item_inputs()──> the graph's row inputs
 
 Gathering and similarity live in the exported graph, so they are the same code too. Row 0 is the
@@ -8,39 +8,48 @@ padding row, all zero. Behaviours are right-aligned, newest last:
 
     behaviours      [ 0  0  7  3  9 ]     mask [ F F T T T ]     age  4 3 2 1 0
 
-Graph signature RANKER_SIGNATURE (inputs by name; K unique rows, B requests, N candidates, T behaviours):
+Graph signature RANKER_SIGNATURE (inputs by name; K unique rows, B requests, N candidates, T behaviours).
+A graph has the REQUIRED ones, and of the others those that its ranker reads:
 
-| input          | type    | shape    |                                                        |
-| -------------- | ------- | -------- | ------------------------------------------------------ |
-| codes          | int8    | (K, D)   | modalities side by side                                |
-| inv_norm       | float32 | (K, M)   | 0 where the modality is missing                        |
-| attributes     | int32   | (K, A)   | row of the ranker's attribute table, 0 = absent        |
-| id_codes       | int8    | (K, d)   | the item's ID row                                      |
-| id_scale       | float32 | (K,)     |                                                        |
-| id_known       | bool    | (K,)     | false: the out-of-vocabulary row is used               |
-| candidates     | int32   | (B, N)   | row numbers                                            |
-| behaviours     | int32   | (B, T)   | row numbers, newest last, 0 = padding                  |
-| behaviour_mask | bool    | (B, T)   |                                                        |
+| input            | type    | shape    |                                                        |
+| ---------------- | ------- | -------- | ------------------------------------------------------ |
+| codes            | int8    | (K, D)   | modalities side by side                                |
+| inv_norm         | float32 | (K, M)   | 0 where the modality is missing                        |
+| attributes       | int32   | (K, A)   | row of the items' embedding table, 0 = absent          |
+| attribute_values | float32 | (K, A)   | its factor, 0 where absent (scaled numbers)            |
+| id_codes         | int8    | (K, d)   | the item's ID row                                      |
+| id_scale         | float32 | (K,)     |                                                        |
+| id_known         | bool    | (K,)     | false: the out-of-vocabulary row is used               |
+| id_evidence      | float32 | (K,)     | log1p of the training examples behind the ID row       |
+| candidates       | int32   | (B, N)   | row numbers                                            |
+| behaviours       | int32   | (B, T)   | row numbers, newest last, 0 = padding                  |
+| behaviour_mask   | bool    | (B, T)   |                                                        |
+| gaps             | int32   | (B, T)   | time since the behaviour, `gap_buckets`, 0 = unknown   |
+| context          | int32   | (B, C)   | rows of the users' and contexts' table, 0 = absent     |
+| context_values   | float32 | (B, C)   | its factor, 0 where absent                             |
+| query_codes      | int8    | (B, D)   | what was searched for, as a record's codes             |
+| query_inv_norm   | float32 | (B, M)   | 0 where the request has no such query vector           |
 
 Outputs: logit (B, N) float32, score (B, N) float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from contracts.codec import Rows, is_tombstone
-from contracts.errors import InvalidInput, TooLarge, UnknownVersion
-from contracts.items import AttributeField, check_item_id
+from contracts.codec import Rows, inverse_norms, is_tombstone, quantise_absmax
+from contracts.errors import InvalidInput
+from contracts.items import attribute_slots
+from contracts.request import ScoreRequest
+from contracts.schema import FeatureSchema, encode_columns
 
-FEATURES_VERSION = 1
-RANKER_SIGNATURE = 1
-GRAPH_INPUTS = (
+REQUIRED_INPUTS = (
     "codes",
     "inv_norm",
     "attributes",
@@ -51,94 +60,96 @@ GRAPH_INPUTS = (
     "behaviours",
     "behaviour_mask",
 )
+OPTIONAL_INPUTS = (
+    "attribute_values",
+    "id_evidence",
+    "gaps",
+    "context",
+    "context_values",
+    "query_codes",
+    "query_inv_norm",
+)
+GRAPH_INPUTS = REQUIRED_INPUTS + OPTIONAL_INPUTS
 GRAPH_OUTPUTS = ("logit", "score")
-MAX_CANDIDATES = 2_000
-MAX_BEHAVIOURS = 1_000
+GAP_ROWS = 32
+
+Inputs = dict[str, npt.NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class Behaviour:
-    """One past positive action of a user. timestamp_ms may be None: then the order given counts."""
-
-    item_id: str
-    timestamp_ms: int | None = None
-
-
-@dataclass(frozen=True)
-class ScoreRequest:
-    """Items to score for one user. behaviours: newest last."""
-
-    candidates: Sequence[str]
-    behaviours: Sequence[Behaviour] = ()
-    scene: str = "default"
-    user_id: str | None = None
-
-
-def check_request(request: ScoreRequest) -> ScoreRequest:
-    """The request, or InvalidInput / TooLarge that names the field."""
-    check_item_id(request.scene, "scene")
-    if len(request.scene) > 128:
-        raise InvalidInput("scene", request.scene, "must have 1 to 128 characters")
-    if request.user_id is not None:
-        check_item_id(request.user_id, "user_id")
-    if len(request.candidates) > MAX_CANDIDATES:
-        raise TooLarge("candidates", len(request.candidates), MAX_CANDIDATES, "items")
-    if len(request.behaviours) > MAX_BEHAVIOURS:
-        raise TooLarge("behaviours", len(request.behaviours), MAX_BEHAVIOURS, "items")
-    for n, item_id in enumerate(request.candidates):
-        check_item_id(item_id, f"candidates[{n}]")
-    last_ms = None
-    for j, behaviour in enumerate(request.behaviours):
-        check_item_id(behaviour.item_id, f"behaviours[{j}].item_id")
-        if behaviour.timestamp_ms is None:
-            continue
-        if type(behaviour.timestamp_ms) is not int:
-            raise InvalidInput(f"behaviours[{j}].timestamp_ms", behaviour.timestamp_ms, "must be an integer")
-        if not 0 <= behaviour.timestamp_ms < 2**63:
-            raise InvalidInput(f"behaviours[{j}].timestamp_ms", behaviour.timestamp_ms, "must be 0 to 2^63-1")
-        if last_ms is not None and behaviour.timestamp_ms < last_ms:
-            raise InvalidInput(
-                f"behaviours[{j}].timestamp_ms", behaviour.timestamp_ms, "goes back: the newest must be last"
-            )
-        last_ms = behaviour.timestamp_ms
-    return request
+def given_inputs(schema: FeatureSchema) -> tuple[str, ...]:
+    """The graph inputs that `assemble` and `item_inputs` make for a ranker of this schema."""
+    about = {
+        "attribute_values": True,
+        "id_evidence": True,
+        "gaps": schema.time_gaps,
+        "context": bool(schema.request_columns),
+        "context_values": bool(schema.request_columns),
+        "query_codes": bool(schema.query),
+        "query_inv_norm": bool(schema.query),
+    }
+    return REQUIRED_INPUTS + tuple(name for name in OPTIONAL_INPUTS if about[name])
 
 
 def align_histories(
-    values: npt.NDArray[np.int32],
+    values: npt.NDArray[Any],
     starts: npt.NDArray[np.int64],
     ends: npt.NDArray[np.int64],
     length: int,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """The newest `length` of values[start:end] per request, right-aligned.
 
-    values: (P,) row numbers; starts, ends: (B,) -> behaviours (B, length) int32, mask (B, length) bool.
+    values: (P,) row numbers, times; starts, ends: (B,) -> behaviours (B, length) of its dtype, 0 at padding,
+    and mask (B, length) bool.
     """
     position = ends[:, None] - length + np.arange(length, dtype=np.int64)[None, :]
     mask = position >= starts[:, None]
     if not len(values):
-        return np.zeros(mask.shape, dtype=np.int32), np.zeros_like(mask)
-    return np.where(mask, values[np.where(mask, position, 0)], 0).astype(np.int32), mask
+        return np.zeros(mask.shape, dtype=values.dtype), np.zeros_like(mask)
+    return np.where(mask, values[np.where(mask, position, 0)], 0).astype(values.dtype), mask
+
+
+def gap_buckets(elapsed_ms: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """Time since a behaviour -> 1 + floor(log2(1 + seconds)), at most GAP_ROWS - 1; 0 where not known.
+
+    elapsed_ms, known: of one shape. A behaviour that a clock puts into the future counts as just now.
+    """
+    seconds = np.maximum(elapsed_ms, 0) // 1000
+    bucket = 1 + np.floor(np.log2(1.0 + seconds)).astype(np.int32)
+    return np.where(known, np.minimum(bucket, GAP_ROWS - 1), 0).astype(np.int32)
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """item_ids: the K-1 unique ids behind rows 1..K-1; index arrays as in the module's table."""
+    """item_ids: the K-1 unique ids behind rows 1..K-1; index arrays as in the module's table.
+
+    request_inputs: those of OPTIONAL_INPUTS that are not of items, as far as the schema reads them.
+    """
 
     item_ids: list[str]
     candidates: npt.NDArray[np.int32]
     behaviours: npt.NDArray[np.int32]
     behaviour_mask: npt.NDArray[np.bool_]
+    request_inputs: Mapping[str, npt.NDArray[Any]]
+
+    def inputs(self) -> Inputs:
+        """All of the graph's inputs that do not come from fetched rows."""
+        return {
+            "candidates": self.candidates,
+            "behaviours": self.behaviours,
+            "behaviour_mask": self.behaviour_mask,
+            **self.request_inputs,
+        }
 
 
-def assemble(requests: Sequence[ScoreRequest], history_length: int) -> Assembled:
+def assemble(requests: Sequence[ScoreRequest], schema: FeatureSchema, now_ms: int | None = None) -> Assembled:
     """Requests -> unique rows to fetch, index arrays and masks. N and T are those of the longest request.
 
-    T is at least 1 (graphs refuse empty axes) and at most history_length.
+    T is at least 1 (graphs refuse empty axes) and at most the schema's history length. now_ms: the time of
+    requests that do not say theirs, None = the clock's.
     """
     row_of: dict[str, int] = {}
     n_max = max((len(r.candidates) for r in requests), default=0)
-    t_max = max(1, min(history_length, max((len(r.behaviours) for r in requests), default=1)))
+    t_max = max(1, min(schema.history_length, max((len(r.behaviours) for r in requests), default=1)))
     candidates = np.zeros((len(requests), n_max), dtype=np.int32)
     flat: list[int] = []
     ends = np.zeros(len(requests), dtype=np.int64)
@@ -150,111 +161,90 @@ def assemble(requests: Sequence[ScoreRequest], history_length: int) -> Assembled
         ends[b] = len(flat)
     starts = np.concatenate([np.zeros(1, dtype=np.int64), ends[:-1]])
     behaviours, mask = align_histories(np.array(flat, dtype=np.int32), starts, ends, t_max)
-    return Assembled(list(row_of), candidates, behaviours, mask)
-
-
-@dataclass(frozen=True)
-class AttributeVocabulary:
-    """How a ranker reads one attribute field.
-
-    categorical: `tokens` (V,) uint32 sorted hashes; index 0 = unknown, 1..V = tokens.
-    numeric: `edges` (V,) float32 ascending; index 0 = absent is not used, 1..V+1 = the bin.
-    """
-
-    field: AttributeField
-    tokens: npt.NDArray[np.uint32]
-    edges: npt.NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        where = f"attributes.{self.field.name}"
-        if not (self.tokens[1:] > self.tokens[:-1]).all():
-            raise InvalidInput(f"{where}.tokens", self.tokens, "must ascend")
-        if np.isnan(self.edges).any() or not (self.edges[1:] >= self.edges[:-1]).all():
-            raise InvalidInput(f"{where}.edges", self.edges, "must ascend")
-
-    @property
-    def size(self) -> int:
-        """Rows of the field's part of the attribute table."""
-        return 1 + (len(self.edges) + 1 if self.field.kind == "numeric" else len(self.tokens))
-
-
-@dataclass(frozen=True)
-class FeatureSchema:
-    """What a ranker bundle says about its inputs."""
-
-    history_length: int
-    id_dim: int
-    vocabularies: tuple[AttributeVocabulary, ...]
-
-    @property
-    def attribute_rows(self) -> int:
-        """Rows of the concatenated attribute table, row 0 = absent included."""
-        return 1 + sum(v.size for v in self.vocabularies)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "version": FEATURES_VERSION,
-            "signature": RANKER_SIGNATURE,
-            "history_length": self.history_length,
-            "id_dim": self.id_dim,
-            "attributes": [
-                {
-                    "name": v.field.name,
-                    "kind": v.field.kind,
-                    "slots": v.field.slots,
-                    "tokens": v.tokens.tolist(),
-                    "edges": [float(e) for e in v.edges],
-                }
-                for v in self.vocabularies
-            ],
-        }
-
-
-def schema_from_json(document: dict[str, Any]) -> FeatureSchema:
-    """`FeatureSchema.to_json()` back; UnknownVersion where this build does not read it."""
-    if not isinstance(document, dict):
-        raise InvalidInput("feature schema", document, "must be an object")
-    if document.get("version") != FEATURES_VERSION:
-        raise UnknownVersion("feature schema", document.get("version"), FEATURES_VERSION)
-    if document.get("signature") != RANKER_SIGNATURE:
-        raise UnknownVersion("ranker signature", document.get("signature"), RANKER_SIGNATURE)
-    try:
-        return FeatureSchema(
-            history_length=int(document["history_length"]),
-            id_dim=int(document["id_dim"]),
-            vocabularies=tuple(
-                AttributeVocabulary(
-                    AttributeField(a["name"], a["kind"], int(a["slots"])),
-                    np.array(a["tokens"], dtype=np.uint32),
-                    np.array(a["edges"], dtype=np.float32),
-                )
-                for a in document["attributes"]
-            ),
+    extra: Inputs = {}
+    if schema.time_gaps:
+        extra["gaps"] = _gaps(requests, starts, ends, t_max, now_ms)
+    if schema.request_columns:
+        extra["context"], extra["context_values"] = context_columns(
+            [r.user for r in requests], [r.context for r in requests], schema
         )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InvalidInput("feature schema", document, f"is malformed: {error!r}") from error
+    if schema.query:
+        extra["query_codes"], extra["query_inv_norm"] = query_rows([r.query for r in requests], schema)
+    return Assembled(list(row_of), candidates, behaviours, mask, extra)
 
 
-def attribute_rows(slots: npt.NDArray[np.uint32], schema: FeatureSchema) -> npt.NDArray[np.int32]:
-    """Stored slots (K, A) uint32 -> rows of the attribute table (K, A) int32, 0 = absent."""
-    out = np.zeros(slots.shape, dtype=np.int32)
-    column, first = 0, 1
-    for v in schema.vocabularies:
-        block = slots[:, column : column + v.field.slots]
-        if v.field.kind == "numeric":
-            numbers = np.ascontiguousarray(block).view(np.float32)
-            local = 1 + np.searchsorted(v.edges, numbers, side="right")
-            present = ~np.isnan(numbers)
-        else:
-            place = np.searchsorted(v.tokens, block)
-            found = place < len(v.tokens)
-            found[found] = v.tokens[place[found]] == block[found]
-            local = np.where(found, place + 1, 0)
-            present = block != 0
-        out[:, column : column + v.field.slots] = np.where(present, first + local, 0)
-        column += v.field.slots
-        first += v.size
-    return out
+def _gaps(
+    requests: Sequence[ScoreRequest],
+    starts: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
+    t_max: int,
+    now_ms: int | None,
+) -> npt.NDArray[np.int32]:
+    now = int(time.time() * 1e3) if now_ms is None else now_ms
+    asked = np.array([now if r.timestamp_ms is None else r.timestamp_ms for r in requests], dtype=np.int64)
+    given = [x.timestamp_ms for r in requests for x in r.behaviours[-t_max:]]
+    times, _ = align_histories(np.array([t or 0 for t in given], dtype=np.int64), starts, ends, t_max)
+    known, _ = align_histories(np.array([t is not None for t in given], dtype=bool), starts, ends, t_max)
+    return gap_buckets(asked[:, None] - times, known)
+
+
+def context_columns(
+    users: Sequence[Mapping[str, Any]], contexts: Sequence[Mapping[str, Any]], schema: FeatureSchema
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """What is said of B users and of their requests -> context (B, C) int32, context_values (B, C) float32.
+
+    Raises InvalidInput where a number is asked for and a string is given.
+    """
+    user, context = ([f.field for f in fields] for fields in (schema.user, schema.context))
+    slots = [
+        np.concatenate([attribute_slots(u, user, "user"), attribute_slots(c, context, "context")])
+        for u, c in zip(users, contexts, strict=True)
+    ]
+    width = sum(f.slots for f in user + context)
+    block = np.array(slots, dtype=np.uint32).reshape(len(slots), width)
+    columns = encode_columns(block, schema.request_columns)
+    return columns.rows, columns.values
+
+
+def columns_given(context: npt.NDArray[np.int32], schema: FeatureSchema) -> npt.NDArray[np.int64]:
+    """context (B, C) of `context_columns` -> how many columns of user and context each request gives: (B,).
+
+    What a vocabulary does not know counts, an empty string does not.
+    """
+    widths = [f.columns for f in schema.request_columns]
+    if not widths:
+        return np.zeros(len(context), dtype=np.int64)
+    given = np.logical_or.reduceat(context > 0, np.cumsum([0, *widths[:-1]]), axis=1)
+    counts: npt.NDArray[np.int64] = given.sum(axis=1, dtype=np.int64)
+    return counts
+
+
+def query_rows(
+    queries: Sequence[Mapping[str, Sequence[float]]], schema: FeatureSchema
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """What was searched for, by modality -> query_codes (B, D) int8, query_inv_norm (B, M) float32.
+
+    A modality that a query lacks, and a zero vector, give zeros. Raises InvalidInput for a modality that the
+    space lacks and for a vector of another width.
+    """
+    names = {m.name for m in schema.query}
+    codes = np.zeros((len(queries), sum(m.dim for m in schema.query)), dtype=np.int8)
+    inv_norm = np.zeros((len(queries), len(schema.query)), dtype=np.float32)
+    for b, query in enumerate(queries):
+        for name in sorted(query.keys() - names):
+            raise InvalidInput(f"query.{name}", name, f"is not one of the modalities {sorted(names)}")
+        start = 0
+        for m, modality in enumerate(schema.query):
+            vector = np.asarray(query.get(modality.name, ()), dtype=np.float32)
+            if len(vector):
+                if vector.shape != (modality.dim,):
+                    where = f"query.{modality.name}"
+                    raise InvalidInput(where, vector.shape, f"must have {modality.dim} numbers")
+                row, _ = quantise_absmax(vector[None])
+                codes[b, start : start + modality.dim] = row[0]
+                inv_norm[b, m] = inverse_norms(row)[0]
+            start += modality.dim
+    return codes, inv_norm
 
 
 def item_inputs(
@@ -263,7 +253,7 @@ def item_inputs(
     id_rows: Rows,
     id_found: npt.NDArray[np.bool_],
     schema: FeatureSchema,
-) -> dict[str, npt.NDArray[Any]]:
+) -> Inputs:
     """Fetched rows of K-1 items -> the graph's row inputs with the zero row 0 in front.
 
     records: (K-1,) of the space's dtype, zero where not found; found: (K-1,) bool;
@@ -276,19 +266,26 @@ def item_inputs(
     codes[1:] = records["codes"]
     inv_norm = np.zeros((rows + 1, records.dtype["inv_norm"].shape[0]), dtype=np.float32)
     inv_norm[1:] = np.where(alive[:, None], records["inv_norm"], np.float32(0))
-    attributes = np.zeros((rows + 1, records.dtype["attributes"].shape[0]), dtype=np.int32)
-    attributes[1:] = np.where(alive[:, None], attribute_rows(records["attributes"], schema), 0)
+    columns = encode_columns(records["attributes"], schema.items)
+    attributes = np.zeros((rows + 1, columns.rows.shape[1]), dtype=np.int32)
+    attributes[1:] = np.where(alive[:, None], columns.rows, 0)
+    attribute_values = np.zeros(attributes.shape, dtype=np.float32)
+    attribute_values[1:] = np.where(alive[:, None], columns.values, 0)
     id_codes = np.zeros((rows + 1, schema.id_dim), dtype=np.int8)
     id_codes[1:] = id_rows["codes"]
     id_scale = np.zeros(rows + 1, dtype=np.float32)
     id_scale[1:] = id_rows["scale"]
     id_known = np.zeros(rows + 1, dtype=np.bool_)
     id_known[1:] = id_found
+    id_evidence = np.zeros(rows + 1, dtype=np.float32)
+    id_evidence[1:] = np.where(id_found, id_rows["evidence"], 0)
     return {
         "codes": codes,
         "inv_norm": inv_norm,
         "attributes": attributes,
+        "attribute_values": attribute_values,
         "id_codes": id_codes,
         "id_scale": id_scale,
         "id_known": id_known,
+        "id_evidence": id_evidence,
     }

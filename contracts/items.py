@@ -5,7 +5,7 @@ data: they travel in the encoder bundle, so training and the live encoder read t
 
 Attribute slots are part of an item's record: a categorical field holds up to `slots` token hashes
 (`token_hash`, 0 = empty), a numeric field holds the bits of one float32 (NaN = absent). Rankers map
-slots to rows of their own vocabularies (contracts.features), so a new ranker re-encodes nothing.
+slots to rows of their own vocabularies (contracts.schema), so a new ranker re-encodes nothing.
 """
 
 from __future__ import annotations
@@ -61,20 +61,25 @@ def check_item(item: Item) -> Item:
     check_item_id(item.item_id)
     if len(item.text) > MAX_FIELDS:
         raise TooLarge("text", len(item.text), MAX_FIELDS, "fields")
-    if len(item.attributes) > MAX_FIELDS:
-        raise TooLarge("attributes", len(item.attributes), MAX_FIELDS, "fields")
     for name, text in item.text.items():
-        _check_name(name, "text")
+        check_name(name, "text")
         _check_text(text, f"text.{name}")
-    for name, value in item.attributes.items():
-        _check_name(name, "attributes")
-        _check_attribute(value, f"attributes.{name}")
+    check_attributes(item.attributes, "attributes")
     if item.image is not None:
         if not isinstance(item.image, bytes):
             raise InvalidInput("image", item.image, "must be bytes")
         if len(item.image) > MAX_IMAGE_BYTES:
             raise TooLarge("image", len(item.image), MAX_IMAGE_BYTES, "bytes")
     return item
+
+
+def check_attributes(values: Mapping[str, AttributeValue], where: str) -> None:
+    """Columns of an item, a user or a context: InvalidInput / TooLarge that names the field."""
+    if len(values) > MAX_FIELDS:
+        raise TooLarge(where, len(values), MAX_FIELDS, "fields")
+    for name, value in values.items():
+        check_name(name, where)
+        _check_attribute(value, f"{where}.{name}")
 
 
 def _utf8_bytes(value: str, where: str) -> int:
@@ -84,7 +89,8 @@ def _utf8_bytes(value: str, where: str) -> int:
         raise InvalidInput(where, value, "is not valid Unicode") from error
 
 
-def _check_name(name: object, where: str) -> None:
+def check_name(name: object, where: str) -> None:
+    """A usable name of a field or modality, or InvalidInput that names `where`."""
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARACTERS:
         raise InvalidInput(where, name, f"field names must have 1 to {MAX_NAME_CHARACTERS} characters")
     _utf8_bytes(name, where)
@@ -177,7 +183,7 @@ def token_hash(field_name: str, token: str) -> int:
 
 
 def attribute_slots(
-    attributes: Mapping[str, AttributeValue], fields: Sequence[AttributeField]
+    attributes: Mapping[str, AttributeValue], fields: Sequence[AttributeField], where: str = "attributes"
 ) -> npt.NDArray[np.uint32]:
     """Attribute values -> (A,) uint32, A = the slots of all fields in order.
 
@@ -189,7 +195,7 @@ def attribute_slots(
     for f in fields:
         value = attributes.get(f.name)
         if f.kind == "numeric":
-            out[start] = np.array(_number(f.name, value), dtype=np.float32).view(np.uint32)
+            out[start] = np.array(_number(f"{where}.{f.name}", value), dtype=np.float32).view(np.uint32)
         elif value is not None:
             tokens = value.split("|") if isinstance(value, str) else value
             if isinstance(tokens, int | float):
@@ -200,9 +206,9 @@ def attribute_slots(
     return out
 
 
-def _number(name: str, value: AttributeValue | None) -> float:
+def _number(where: str, value: AttributeValue | None) -> float:
     if value is None:
         return math.nan
     if not isinstance(value, int | float):
-        raise InvalidInput(f"attributes.{name}", value, "must be a number")
+        raise InvalidInput(where, value, "must be a number")
     return float(value)

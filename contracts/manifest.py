@@ -82,12 +82,17 @@ def parse_bundle_manifest(data: bytes) -> BundleManifest:
 
 @dataclass(frozen=True)
 class IdTable:
-    """One immutable table of trained ID rows. name: the published table version."""
+    """One immutable table of trained ID rows. name: the published table version; rows: its own.
+
+    base: None for a full table. An overlay holds the rows that changed since `base`, a full table of the same
+    codec and dim, and is read over it: a row of the overlay hides the base's.
+    """
 
     name: str
     codec: int
     dim: int
     rows: int
+    base: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ class Generation:
                     "codec": self.id_table.codec,
                     "dim": self.id_table.dim,
                     "rows": self.id_table.rows,
+                    **({} if self.id_table.base is None else {"base": self.id_table.base}),
                 },
                 "notes": dict(self.notes),
             }
@@ -141,7 +147,13 @@ def parse_generation(data: bytes) -> Generation:
             space=space_from_json(document["space"]),
             ranker_uri=str(document["ranker"]["uri"]),
             ranker_digest=str(document["ranker"]["digest"]),
-            id_table=IdTable(str(table["name"]), int(table["codec"]), int(table["dim"]), int(table["rows"])),
+            id_table=IdTable(
+                name=str(table["name"]),
+                codec=int(table["codec"]),
+                dim=int(table["dim"]),
+                rows=int(table["rows"]),
+                base=None if table.get("base") is None else str(table["base"]),
+            ),
             notes=dict(document["notes"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:

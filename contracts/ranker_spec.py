@@ -6,19 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from contracts.calibration import UNCALIBRATED, Calibration, calibration_from_json
 from contracts.codec import CODEC_NAMES, ID_INT8
 from contracts.errors import InvalidInput, UnknownVersion
-from contracts.features import FeatureSchema, schema_from_json
+from contracts.schema import FeatureSchema, schema_from_json
 from contracts.space import Space, space_from_json
 
-RANKER_SPEC_VERSION = 1
+RANKER_SPEC_VERSION = 2
 
 
 @dataclass(frozen=True)
 class RankerSpec:
     """graph, id_rows: file names in the bundle; id_rows is Parquet (item_id string, row binary).
 
-    model: the architecture's configuration, for people and retraining; report: offline metrics.
+    model: the architecture's configuration, for people and retraining; report: offline metrics;
+    calibration: what the graph's score does to its logit, the graph has it built in. id_row_count: rows in
+    id_rows; id_base: None where these are all, else the name of the published ID table that they are an
+    overlay of. weights: file to train on from (training.weights), None where the bundle has none.
     """
 
     model: Mapping[str, Any]
@@ -26,10 +30,13 @@ class RankerSpec:
     schema: FeatureSchema
     id_row_count: int
     report: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Calibration = UNCALIBRATED
     tolerance: float = 1e-4
     id_codec: int = ID_INT8
     graph: str = "ranker.onnx"
     id_rows: str = "id_rows.parquet"
+    id_base: str | None = None
+    weights: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -39,10 +46,13 @@ class RankerSpec:
             "schema": self.schema.to_json(),
             "id_row_count": self.id_row_count,
             "report": dict(self.report),
+            "calibration": self.calibration.to_json(),
             "tolerance": self.tolerance,
             "id_codec": CODEC_NAMES[self.id_codec],
             "graph": self.graph,
             "id_rows": self.id_rows,
+            "id_base": self.id_base,
+            "weights": self.weights,
         }
 
 
@@ -58,10 +68,19 @@ def ranker_spec_from_json(document: dict[str, Any]) -> RankerSpec:
             schema=schema_from_json(document["schema"]),
             id_row_count=int(document["id_row_count"]),
             report=dict(document["report"]),
+            calibration=calibration_from_json(document["calibration"]),
             tolerance=float(document["tolerance"]),
             id_codec=codecs[document["id_codec"]],
             graph=str(document["graph"]),
             id_rows=str(document["id_rows"]),
+            id_base=_optional(document["id_base"]),
+            weights=_optional(document["weights"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidInput("ranker spec", document, f"is malformed: {error!r}") from error
+
+
+def _optional(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"expected a string or null, got {type(value).__name__}")
+    return value

@@ -15,15 +15,19 @@ _NAMES = np.array(STATUS_NAMES, dtype=object)
 
 @dataclass(frozen=True)
 class Completeness:
-    """How much of a request the tables knew. An item is found when it has a record or an ID row.
+    """How much of a request the tables knew, and how much of what the ranker reads the request told.
 
-    behaviours_asked counts the newest behaviours that the ranker reads, not those beyond its history.
+    An item is found when it has a record or an ID row. behaviours_asked counts the newest behaviours that the
+    ranker reads, not those beyond its history. columns_asked counts the ranker's columns of users and
+    contexts, columns_found those of them that the request gave.
     """
 
     behaviours_asked: int
     behaviours_found: int
     candidates_asked: int
     candidates_found: int
+    columns_asked: int = 0
+    columns_found: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from contracts.errors import RepcenterError
-from contracts.features import ScoreRequest
+from contracts.request import ScoreRequest
 from loadtests.shapes import Traffic, read_item_ids
 from serving.client import GrpcClient, HttpClient
 

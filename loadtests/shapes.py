@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import InvalidInput
-from contracts.features import Behaviour, ScoreRequest
 from contracts.items import check_item_id
+from contracts.request import Behaviour, ScoreRequest
 
 IDS_VARIABLE = "REPCENTER_LOAD_IDS"
 LONGEST_HISTORY = 64

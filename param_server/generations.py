@@ -90,11 +90,11 @@ class Generations:
             raise SpaceMismatch(space.id, spec.space.id, f"ranker {bundle.digest[:12]}")
         if generation.encoder_digest != space.encoder_digest:
             raise SpaceMismatch(space.encoder_digest[:12], generation.encoder_digest[:12], "encoder digest")
-        needed = (spec.id_row_count, spec.id_codec, spec.schema.id_dim)
-        if needed != (table.rows, table.codec, table.dim):
+        needed = (spec.id_row_count, spec.id_codec, spec.schema.id_dim, spec.id_base)
+        given = (table.rows, table.codec, table.dim, table.base)
+        if needed != given:
             raise Conflict(
-                f"ID table {table.name} has rows, codec, dim {(table.rows, table.codec, table.dim)}, "
-                f"the ranker needs {needed}"
+                f"ID table {table.name} has rows, codec, dim, base {given}, the ranker needs {needed}"
             )
         stored = await self._store.space(space.id)
         if stored != space:

@@ -8,7 +8,7 @@ bytes in it (colons, braces, NULs) are safe; what precedes it has a fixed length
 | rc1:{c}:spaces               | hash   | space id -> space header                        | space collected |
 | rc1:{c}:live                 | hash   | space id -> count of live records               | space collected |
 | rc1:{c}:high_water           | string | newest sequence ever committed, u64 LE          | for ever        |
-| rc1:{c}:id_tables            | hash   | table name -> codec, dim, rows (JSON)           | table collected |
+| rc1:{c}:id_tables            | hash   | table name -> codec, dim, rows, a base (JSON)   | table collected |
 | rc1:{c}:id_tables:loaded     | hash   | table name -> count of loaded rows              | table collected |
 | rc1:{c}:id_tables:sealed     | set    | names of finished tables                        | table collected |
 | rc1:{c}:generations          | hash   | generation id -> manifest                       | collected       |

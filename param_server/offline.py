@@ -13,7 +13,7 @@ import os
 import re
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
@@ -32,6 +32,20 @@ OFFLINE_VERSION = 1
 _COLUMNS = ["item_id", "sequence", "record", "committed_ms"]
 _VERSION_KEY, _SPACE_KEY = b"repcenter.offline.version", b"repcenter.space"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class OfflineVersions(NamedTuple):
+    """V versions by item, then by time. since_ms: from when on each was its item's newest."""
+
+    item_ids: list[str]  # V, an item's versions side by side
+    records: Rows  # (V,), tombstones included
+    since_ms: npt.NDArray[np.int64]  # (V,) committed_ms
+
+    @property
+    def sequences(self) -> npt.NDArray[np.uint64]:
+        """(V,)"""
+        out: npt.NDArray[np.uint64] = self.records["sequence"]
+        return out
 
 
 class OfflineTable:
@@ -61,23 +75,42 @@ class OfflineTable:
         Where two records of an item have equal sequences the one committed first stays, as in the serving
         table. Raises SpaceMismatch, UnknownVersion, InvalidInput (names the file).
         """
-        if not self._filesystem.isdir(self._folder(space)):
-            return [], np.zeros(0, space.dtype)
-        self._filesystem.invalidate_cache(self._folder(space))
-        paths = sorted(p for p in self._filesystem.ls(self._folder(space), detail=False) if _is_file(p))
-        parts = [self._read_file(path, space) for path in paths]
-        if not parts:
-            return [], np.zeros(0, space.dtype)
-        ids = pa.chunked_array([chunk for part in parts for chunk in part[0].chunks], pa.string())
-        records: Rows = np.concatenate([part[1] for part in parts])
-        committed = np.concatenate([part[2] for part in parts])
-        encoded = pc.dictionary_encode(ids.combine_chunks())
+        encoded, records, committed = self._read_all(space)
         codes = np.asarray(encoded.indices)
         # by item, then sequence, then the earliest commit last: the last row of each item wins
         order = np.lexsort((-committed, records["sequence"], codes))
         last = order[np.flatnonzero(np.diff(codes[order], append=len(codes)))]
         winners = np.sort(last[~is_tombstone(records[last])])
-        return encoded.dictionary.take(encoded.indices.take(pa.array(winners))).to_pylist(), records[winners]
+        return _names(encoded, winners), records[winners]
+
+    def read_versions(self, space: Space) -> OfflineVersions:
+        """Every record that has ever been an item's newest, tombstones included: V by item, then by time.
+
+        A record that was committed after one of its item with an equal or higher sequence was never seen by
+        a reader, and is left out. The last version of each item is the one that `read` gives.
+        Raises SpaceMismatch, UnknownVersion, InvalidInput (names the file).
+        """
+        encoded, records, committed = self._read_all(space)
+        codes = np.asarray(encoded.indices).astype(np.int64)
+        # of equal commits and sequences the row read last comes first: it is the one that `read` gives
+        order = np.lexsort((-np.arange(len(codes)), records["sequence"], committed, codes))
+        distinct, ranks = np.unique(records["sequence"], return_inverse=True)
+        keys = codes[order] * len(distinct) + ranks[order]  # grows over items: a running maximum per item
+        before = np.maximum.accumulate(np.concatenate([np.full(1, -1), keys]))[:-1]
+        kept = order[keys > before]
+        return OfflineVersions(_names(encoded, kept), records[kept], committed[kept])
+
+    def _read_all(self, space: Space) -> tuple[Any, Rows, npt.NDArray[np.int64]]:
+        """All rows of a space in the order of its files: dictionary-encoded ids, records, committed_ms."""
+        paths: list[str] = []
+        if self._filesystem.isdir(self._folder(space)):
+            self._filesystem.invalidate_cache(self._folder(space))
+            paths = sorted(p for p in self._filesystem.ls(self._folder(space), detail=False) if _is_file(p))
+        parts = [self._read_file(path, space) for path in paths]
+        ids = pa.chunked_array([chunk for part in parts for chunk in part[0].chunks], pa.string())
+        records = np.concatenate([np.zeros(0, space.dtype), *(part[1] for part in parts)])
+        committed = np.concatenate([np.zeros(0, np.int64), *(part[2] for part in parts)])
+        return pc.dictionary_encode(ids.combine_chunks()), records, committed
 
     def _folder(self, space: Space) -> str:
         return f"{self._base}/{space.id}"
@@ -115,6 +148,12 @@ class OfflineTable:
         records = read_binary(table["record"], space.dtype, f"{path}: record")
         check_records(records, path)
         return table["item_id"], records, table["committed_ms"].to_numpy()
+
+
+def _names(encoded: Any, rows: npt.NDArray[np.int64]) -> list[str]:
+    """The ids of some rows of a dictionary-encoded column."""
+    out: list[str] = encoded.dictionary.take(encoded.indices.take(pa.array(rows))).to_pylist()
+    return out
 
 
 def _is_file(path: str) -> bool:

@@ -6,6 +6,7 @@ Every write of a content record goes through `Store.commit_window`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -118,8 +119,9 @@ class Store:
     async def fetch(self, space: Space, id_table: IdTable | None, item_ids: Sequence[str]) -> Fetched:
         """Content records and ID rows of K distinct ids in one round trip; none for no ids.
 
-        K is at most MAX_FETCH. Missing rows are masks, never defaults. Raises TooLarge, UnknownVersion
-        (a stored row of another version), BrokenRow (a row of a wrong length).
+        K is at most MAX_FETCH. Of an overlay, its base's row is taken where it has none itself. Missing rows
+        are masks, never defaults. Raises TooLarge, UnknownVersion (a stored row of another version),
+        BrokenRow (a row of a wrong length).
         """
         _check_layout(space)
         count = len(item_ids)
@@ -134,6 +136,8 @@ class Store:
         prefixes = [keys.record_prefix(space.id)]
         if id_table is not None:
             prefixes.append(keys.id_row_prefix(id_table.name))
+            if id_table.base is not None:
+                prefixes.append(keys.id_row_prefix(id_table.base))
         what = f"read space {space.id}"
         async with redis_errors(what):
             replies = await mget(self._redis, prefixes, ids)
@@ -141,7 +145,11 @@ class Store:
         if id_table is None:
             return Fetched(records, found, np.zeros(count, id_dtype), nothing)
         what = f"read ID table {id_table.name}"
-        id_rows, id_found = join_id_rows(replies[count:], id_dtype, codec, item_ids, what)
+        id_replies = replies[count : 2 * count]
+        if id_table.base is not None:
+            below = replies[2 * count :]
+            id_replies = [b if own is None else own for own, b in zip(id_replies, below, strict=True)]
+        id_rows, id_found = join_id_rows(id_replies, id_dtype, codec, item_ids, what)
         return Fetched(records, found, id_rows, id_found)
 
     async def sequences(self, space: Space, item_ids: Sequence[str]) -> npt.NDArray[np.uint64]:
@@ -206,7 +214,13 @@ class Store:
                 raise Conflict(f"ID table {table.name} {reason} item {item_id}")
 
     async def seal_id_table(self, table: IdTable) -> None:
-        """Make a loaded table final. Idempotent; Conflict where it does not hold `table.rows` rows."""
+        """Make a loaded table final. Idempotent.
+
+        Conflict where it does not hold `table.rows` rows, or where its base is not a sealed full table of the
+        same codec and dim.
+        """
+        if table.base is not None and not await self._base_ready(table):
+            raise Conflict(f"ID table {table.name}: its base {table.base} is not loaded and sealed")
         async with redis_errors(f"seal ID table {table.name}"):
             status, *detail = await self._seal(
                 [keys.id_tables(), keys.id_tables_loaded(), keys.id_tables_sealed()],
@@ -218,7 +232,9 @@ class Store:
             raise Conflict(f"ID table {table.name} holds {int(detail[0])} rows, must hold {table.rows}")
 
     async def id_table_ready(self, table: IdTable) -> bool:
-        """Whether the table is sealed. Conflict where the name belongs to a table of another shape."""
+        """Whether the table is sealed, and its base. Conflict where a name belongs to another shape."""
+        if table.base is not None and not await self._base_ready(table):
+            return False
         what = f"read ID table {table.name}"
         async with redis_errors(what), self._redis.pipeline(transaction=True) as pipeline:
             pipeline.hget(keys.id_tables(), table.name)
@@ -226,6 +242,20 @@ class Store:
             description, sealed = await pipeline.execute()
         if description is not None and description != _description(table):
             raise _other_shape(table, description)
+        return bool(sealed)
+
+    async def _base_ready(self, overlay: IdTable) -> bool:
+        """Whether an overlay's base is sealed; Conflict where it is an overlay itself or of another shape."""
+        base = cast(str, overlay.base)
+        what = f"read ID table {base}"
+        async with redis_errors(what), self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.hget(keys.id_tables(), base)
+            pipeline.sismember(keys.id_tables_sealed(), base)
+            description, sealed = await pipeline.execute()
+        if description is not None:
+            rows = json.loads(description).get("rows")
+            if description != _description(IdTable(base, overlay.codec, overlay.dim, rows)):
+                raise Conflict(f"ID table {overlay.name} cannot lie over {base}: {_text(description)}")
         return bool(sealed)
 
 
@@ -236,7 +266,13 @@ def _check_layout(space: Space) -> None:
 
 def _description(table: IdTable) -> bytes:
     return canonical(
-        {"version": _ID_TABLE_VERSION, "codec": table.codec, "dim": table.dim, "rows": table.rows}
+        {
+            "version": _ID_TABLE_VERSION,
+            "codec": table.codec,
+            "dim": table.dim,
+            "rows": table.rows,
+            **({} if table.base is None else {"base": table.base}),
+        }
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 from contracts.errors import InvalidInput
-from contracts.items import AttributeValue, Item
+from contracts.items import Item
+from contracts.rpc.columns import read_columns
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from doors.grpc_errors import Context, GrpcErrors
@@ -78,7 +79,7 @@ def item(request: pb.PushRequest) -> Item:
     return Item(
         message.item_id,
         dict(message.text),
-        {name: _attribute(name, value) for name, value in message.attributes.items()},
+        read_columns(message.attributes, "attributes"),
         message.image if message.HasField("image") else None,
     )
 
@@ -92,17 +93,6 @@ def item_status(status: PushStatus) -> pb.ItemStatus:
         reason=status.reason,
         updated_ms=status.updated_ms,
     )
-
-
-def _attribute(name: str, message: pb.Attribute) -> AttributeValue:
-    kind = message.WhichOneof("value")
-    if kind == "text":
-        return message.text
-    if kind == "number":
-        return message.number
-    if kind == "tokens":
-        return list(message.tokens.values)
-    raise InvalidInput(f"attributes.{name}", None, "has no value")
 
 
 def _receipt(receipt: Receipt) -> pb.PushReceipt:

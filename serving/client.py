@@ -1,7 +1,8 @@
 """The typed async client of both doors, over HTTP and gRPC with the same results and errors.
 
     async with HttpClient("http://127.0.0.1:8080") as client:
-        scores = await client.score(ScoreRequest(candidates=["film-50", "film-260"]))
+        request = ScoreRequest(["film-50", "film-260"], user={"age": 34}, context={"device": "tv"})
+        scores = await client.score(request)
 
 Imports contracts only. `score_body`, `read_scores`, `score_message` and `read_score_message` are the
 wire formats by themselves, for drivers with another event loop.
@@ -21,10 +22,11 @@ import numpy as np
 import orjson
 
 from contracts.errors import DeadlineExceeded, RepcenterError, Unavailable
-from contracts.features import ScoreRequest
 from contracts.items import Item
 from contracts.listing import GenerationInfo, GenerationList, SceneInfo
 from contracts.problem import GRPC_KEY, MEDIA_TYPE, STATUSES, error_of
+from contracts.request import ScoreRequest
+from contracts.rpc.columns import column_messages
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from contracts.scores import STATUS_NAMES, Completeness, Scores, Timings
@@ -212,7 +214,12 @@ def score_body(
             "generation": generation,
             "deadline_ms": None if deadline_s is None else deadline_s * 1e3,
             "top_k": top_k,
-        }
+            "user": dict(request.user),
+            "context": dict(request.context),
+            "timestamp_ms": request.timestamp_ms,
+            "query": {name: list(vector) for name, vector in request.query.items()},
+        },
+        option=orjson.OPT_SERIALIZE_NUMPY,
     )
 
 
@@ -236,6 +243,10 @@ def score_message(request: ScoreRequest, generation: str | None = None) -> pb.Sc
         behaviours=[pb.Behaviour(item_id=b.item_id, timestamp_ms=b.timestamp_ms) for b in request.behaviours],
         candidates=request.candidates,
         generation=generation,
+        user=column_messages(request.user),
+        context=column_messages(request.context),
+        timestamp_ms=request.timestamp_ms,
+        query={name: pb.Vector(values=vector) for name, vector in request.query.items()},
     )
 
 
@@ -246,7 +257,14 @@ def read_score_message(message: pb.ScoreResponse) -> Scores:
         message.generation,
         np.array(message.scores, dtype=np.float32),
         np.array(message.statuses, dtype=np.uint8),
-        Completeness(c.behaviours_asked, c.behaviours_found, c.candidates_asked, c.candidates_found),
+        Completeness(
+            c.behaviours_asked,
+            c.behaviours_found,
+            c.candidates_asked,
+            c.candidates_found,
+            c.columns_asked,
+            c.columns_found,
+        ),
         Timings(t.queue_ms, t.fetch_ms, t.assemble_ms, t.run_ms, t.total_ms),
     )
 
@@ -269,15 +287,12 @@ def item_path(item_id: str) -> str:
 
 
 def item_message(item: Item) -> pb.Item:
-    attributes = {
-        name: pb.Attribute(text=value)
-        if isinstance(value, str)
-        else pb.Attribute(number=value)
-        if isinstance(value, int | float)
-        else pb.Attribute(tokens=pb.TokenList(values=value))
-        for name, value in item.attributes.items()
-    }
-    return pb.Item(item_id=item.item_id, text=item.text, attributes=attributes, image=item.image)
+    return pb.Item(
+        item_id=item.item_id,
+        text=item.text,
+        attributes=column_messages(item.attributes),
+        image=item.image,
+    )
 
 
 def http_error(status: int, content_type: str, body: bytes, retry_after: str | None) -> RepcenterError:

@@ -1,7 +1,8 @@
 """One generation, opened, proven and warm: everything that a request needs besides its rows.
 
 Opening refuses what would give wrong scores: another space, other attribute fields, another ID
-table, a graph of another signature, a golden output that this runtime does not reproduce.
+table, a query of other modalities, a graph of another signature or one that reads what its schema does
+not give, a golden output that this runtime does not reproduce.
 """
 
 from __future__ import annotations
@@ -16,25 +17,20 @@ import numpy.typing as npt
 from contracts.bundle import Bundle, open_bundle
 from contracts.codec import CODEC_NAMES, ID_INT8, Rows, id_row_dtype
 from contracts.errors import BrokenBundle, Conflict, Unavailable, UnknownVersion
-from contracts.features import (
-    GRAPH_INPUTS,
-    GRAPH_OUTPUTS,
-    Assembled,
-    Behaviour,
-    FeatureSchema,
-    ScoreRequest,
-    assemble,
-    item_inputs,
-)
+from contracts.features import GRAPH_INPUTS, GRAPH_OUTPUTS, Assembled, assemble, given_inputs, item_inputs
+from contracts.items import AttributeValue
 from contracts.manifest import Generation, IdTable
 from contracts.onnx_model import OnnxModel, replay
 from contracts.ranker_spec import RankerSpec, ranker_spec_from_json
+from contracts.request import Behaviour, ScoreRequest
+from contracts.schema import FeatureSchema
 from contracts.space import Space, same_space
 from param_server.generations import Generations
 from param_server.store import Store
 from serving.settings import ScorerSettings
 
 _WARM_CANDIDATES = (1, 20, 100, 200)
+_WARM_VALUES: dict[str, AttributeValue] = {"categorical": "a", "numeric": 1.0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,16 +55,8 @@ class LoadedGeneration:
         assembled: Assembled,
         inputs: dict[str, npt.NDArray[np.generic]],
     ) -> npt.NDArray[np.float32]:
-        """Index arrays and row inputs -> scores (B, N) float32."""
-        outputs = self.model.run(
-            {
-                **inputs,
-                "candidates": assembled.candidates,
-                "behaviours": assembled.behaviours,
-                "behaviour_mask": assembled.behaviour_mask,
-            },
-            ["score"],
-        )
+        """Index arrays, what requests carry and row inputs -> scores (B, N) float32."""
+        outputs = self.model.run({**inputs, **assembled.inputs()}, ["score"])
         scores: npt.NDArray[np.float32] = outputs["score"]
         return scores
 
@@ -107,10 +95,15 @@ def open_generation(
     model = OnnxModel(
         bundle.file(spec.graph), device=settings.device, threads=settings.threads, kernels=kernels
     )
-    _check_signature(model, bundle)
+    _check_signature(model, spec.schema, bundle)
     replay(bundle, {_golden_graph(bundle): model}, spec.tolerance)
     loaded = LoadedGeneration(generation.id, generation, spec.schema, model)
-    _warm(loaded)
+    try:
+        _warm(loaded)
+    except Exception as error:  # ORT's exceptions share no base class
+        raise BrokenBundle(
+            f"bundle {bundle.digest[:12]}: the graph cannot run its schema: {error}"
+        ) from error
     return loaded
 
 
@@ -118,27 +111,38 @@ def check_spec(spec: RankerSpec, generation: Generation) -> None:
     """Refuse a ranker that was trained on other rows than the generation's tables hold."""
     where = f"ranker of generation {generation.id}"
     same_space(generation.space.id, spec.space.id, where)
-    fields = tuple(v.field for v in spec.schema.vocabularies)
-    if fields != generation.space.attributes:
-        raise Conflict(f"{where}: reads attributes {fields}, the space has {generation.space.attributes}")
+    space, schema = generation.space, spec.schema
+    fields = tuple(f.field for f in schema.items)
+    if fields != space.attributes:
+        raise Conflict(f"{where}: reads attributes {fields}, the space has {space.attributes}")
+    if schema.query and schema.query != space.modalities:
+        raise Conflict(f"{where}: reads queries of {schema.query}, the space has {space.modalities}")
     table = generation.id_table
     if spec.id_codec != ID_INT8 or table.codec != ID_INT8:
         found = (CODEC_NAMES.get(spec.id_codec), CODEC_NAMES.get(table.codec))
         raise UnknownVersion(f"{where}: ID row codec", found, "id_int8")
-    if (spec.schema.id_dim, spec.id_row_count) != (table.dim, table.rows):
+    if (schema.id_dim, spec.id_row_count) != (table.dim, table.rows):
         raise Conflict(
-            f"{where}: expects {spec.id_row_count} ID rows of {spec.schema.id_dim} dimensions, "
+            f"{where}: expects {spec.id_row_count} ID rows of {schema.id_dim} dimensions, "
             f"table {table.name!r} has {table.rows} of {table.dim}"
+        )
+    if spec.id_base != table.base:
+        raise Conflict(
+            f"{where}: expects ID rows over base {spec.id_base!r}, "
+            f"table {table.name!r} is over {table.base!r}"
         )
 
 
-def _check_signature(model: OnnxModel, bundle: Bundle) -> None:
+def _check_signature(model: OnnxModel, schema: FeatureSchema, bundle: Bundle) -> None:
     unknown = sorted(set(model.input_names) - set(GRAPH_INPUTS))
     absent = sorted(set(GRAPH_OUTPUTS) - set(model.output_names))
     if unknown or absent:
         raise BrokenBundle(
             f"bundle {bundle.digest[:12]}: the graph has unknown inputs {unknown}, lacks outputs {absent}"
         )
+    untold = sorted(set(model.input_names) - set(given_inputs(schema)))
+    if untold:
+        raise BrokenBundle(f"bundle {bundle.digest[:12]}: the graph reads {untold}, which its schema lacks")
 
 
 def _golden_graph(bundle: Bundle) -> str:
@@ -149,13 +153,24 @@ def _golden_graph(bundle: Bundle) -> str:
 
 
 def _warm(loaded: LoadedGeneration) -> None:
-    """Run small to large shapes, so that no request pays for ONNX Runtime's first allocations."""
-    length = loaded.schema.history_length
+    """Run small to large shapes, so that no request pays for ONNX Runtime's first allocations.
+
+    Everything that a request may give is given.
+    """
+    schema = loaded.schema
+    length = schema.history_length
     for n, t in zip(_WARM_CANDIDATES, (0, min(16, length), min(64, length), length), strict=True):
-        request = ScoreRequest([f"c{i}" for i in range(n)], [Behaviour(f"b{j}") for j in range(t)])
-        assembled = assemble([request], length)
+        request = ScoreRequest(
+            [f"c{i}" for i in range(n)],
+            [Behaviour(f"b{j}", j) for j in range(t)],
+            user={f.field.name: _WARM_VALUES[f.field.kind] for f in schema.user},
+            context={f.field.name: _WARM_VALUES[f.field.kind] for f in schema.context},
+            timestamp_ms=length,
+            query={m.name: [1.0] * m.dim for m in schema.query},
+        )
+        assembled = assemble([request], schema)
         rows = len(assembled.item_ids)
         records: Rows = np.zeros(rows, dtype=loaded.space.dtype)
         id_rows: Rows = np.zeros(rows, dtype=id_row_dtype(loaded.id_table.codec, loaded.id_table.dim))
         known = np.ones(rows, dtype=np.bool_)
-        loaded.run(assembled, item_inputs(records, known, id_rows, known, loaded.schema))
+        loaded.run(assembled, item_inputs(records, known, id_rows, known, schema))

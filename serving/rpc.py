@@ -7,7 +7,8 @@ import time
 from typing import Any, cast
 
 from contracts.errors import RepcenterError
-from contracts.features import Behaviour, ScoreRequest
+from contracts.request import Behaviour, ScoreRequest
+from contracts.rpc.columns import read_columns
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from contracts.scores import Scores
@@ -85,7 +86,10 @@ def scorer_server(service: ScorerService, host: str, port: int, max_body_bytes: 
 
 
 def score_request(message: pb.ScoreRequest) -> ScoreRequest:
-    """The message as a ScoreRequest; an empty scene means "default"."""
+    """The message as a ScoreRequest; an empty scene means "default".
+
+    InvalidInput names a column without a value.
+    """
     return ScoreRequest(
         candidates=list(message.candidates),
         behaviours=[
@@ -94,6 +98,10 @@ def score_request(message: pb.ScoreRequest) -> ScoreRequest:
         ],
         scene=message.scene or "default",
         user_id=message.user_id if message.HasField("user_id") else None,
+        user=read_columns(message.user, "user"),
+        context=read_columns(message.context, "context"),
+        timestamp_ms=message.timestamp_ms if message.HasField("timestamp_ms") else None,
+        query={name: list(vector.values) for name, vector in message.query.items()},
     )
 
 
@@ -110,6 +118,8 @@ def score_response(scores: Scores) -> pb.ScoreResponse:
             behaviours_found=c.behaviours_found,
             candidates_asked=c.candidates_asked,
             candidates_found=c.candidates_found,
+            columns_asked=c.columns_asked,
+            columns_found=c.columns_found,
         ),
         timings=pb.Timings(
             queue_ms=t.queue_ms,

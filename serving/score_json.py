@@ -11,9 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError, WithJsonSchema
 
-from contracts.features import MAX_CANDIDATES, Behaviour, ScoreRequest
+from contracts.request import MAX_CANDIDATES, Behaviour, ScoreRequest
 from contracts.scores import Scores
 
 EXAMPLE_BODY: dict[str, Any] = {
@@ -24,6 +24,10 @@ EXAMPLE_BODY: dict[str, Any] = {
         {"item_id": "film-858", "timestamp_ms": 1700000360000},
     ],
     "candidates": ["film-50", "film-260", "film-new"],
+    "user": {"age": 34, "tastes": ["Crime", "Drama"]},
+    "context": {"device": "tv"},
+    "timestamp_ms": 1700000400000,
+    "query": {},
     "deadline_ms": 100,
     "top_k": 1,
 }
@@ -37,10 +41,20 @@ EXAMPLE_ANSWER: dict[str, Any] = {
         "behaviours_found": 2,
         "candidates_asked": 3,
         "candidates_found": 2,
+        "columns_asked": 3,
+        "columns_found": 3,
     },
     "timings_ms": {"queue": 0.02, "fetch": 0.41, "assemble": 0.22, "run": 1.9, "total": 2.6},
     "top": [{"item_id": "film-50", "position": 0, "score": 0.412}],
 }
+
+
+Column = Annotated[
+    Any,  # contracts.items.check_attributes says what is wrong with it
+    WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "array", "items": {"type": "string"}}]}
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -69,8 +83,49 @@ class ScoreBody:
         int | None, Field(ge=1, le=MAX_CANDIDATES, description="Also name the best candidates, best first.")
     ] = None
 
+    user: Annotated[
+        dict[str, Column],
+        Field(
+            description='What is known of the user, by column: a number, a string (split at "|") or a list '
+            "of strings. The ranker ignores columns that it was not trained with and reads one that is not "
+            "given as absent.",
+            examples=[{"age": 34, "tastes": ["Crime", "Drama"]}],
+        ),
+    ] = field(default_factory=dict)
+    context: Annotated[
+        dict[str, Column],
+        Field(
+            description="What is known of this request (device, page, hour …), in the same way.",
+            examples=[{"device": "tv"}],
+        ),
+    ] = field(default_factory=dict)
+    timestamp_ms: Annotated[
+        int | None,
+        Field(
+            description="When the request was made, in milliseconds since the epoch; absent means now. Not "
+            "before any behaviour."
+        ),
+    ] = None
+    query: Annotated[
+        dict[str, Annotated[list[float], FailFast()]],
+        Field(
+            description="What was searched for: an encoder's vector by modality of the space, for any of "
+            "them. Only its direction counts. Empty where nothing was searched for.",
+            examples=[{"text": [0.1, -0.2, 0.3]}],
+        ),
+    ] = field(default_factory=dict)
+
     def request(self) -> ScoreRequest:
-        return ScoreRequest(self.candidates, self.behaviours, self.scene, self.user_id)
+        return ScoreRequest(
+            self.candidates,
+            self.behaviours,
+            self.scene,
+            self.user_id,
+            self.user,
+            self.context,
+            self.timestamp_ms,
+            self.query,
+        )
 
 
 class TimingsMs(BaseModel):
@@ -90,6 +145,8 @@ class CompletenessAnswer(BaseModel):
     behaviours_found: int
     candidates_asked: int
     candidates_found: int
+    columns_asked: Annotated[int, Field(description="The ranker's columns of users and contexts.")]
+    columns_found: Annotated[int, Field(description="Those of them that the request gave.")]
 
 
 class TopItem(BaseModel):

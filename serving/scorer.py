@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import DeadlineExceeded
-from contracts.features import Assembled, ScoreRequest, assemble, check_request, item_inputs
+from contracts.features import Assembled, assemble, columns_given, item_inputs
+from contracts.request import ScoreRequest, check_request
 from contracts.scores import COLD, MISSING, OK, Completeness, Scores, Timings
 from param_server.store import Fetched, Store
 from serving.batcher import Admission
@@ -62,6 +63,7 @@ class Scorer:
         Raises InvalidInput, TooLarge, NotFound, Conflict, Overloaded, Unavailable, DeadlineExceeded.
         """
         began = time.perf_counter()
+        now_ms = time.time_ns() // 1_000_000
         limit_s = self._default_deadline_s if deadline_s is None else max(0.0, deadline_s)
         check_request(request)
         rows = len(request.candidates) + len(request.behaviours)
@@ -73,7 +75,7 @@ class Scorer:
             if not request.candidates:
                 return _empty(request, loaded, began)
             async with asyncio.timeout(limit_s):
-                assembled = assemble([request], loaded.schema.history_length)
+                assembled = assemble([request], loaded.schema, now_ms)
                 assembled_at = time.perf_counter()
                 fetched = await self._store.fetch(loaded.space, loaded.id_table, assembled.item_ids)
                 if task is not None and task.cancelling():  # swallowed by `wait_for` before Python 3.12
@@ -85,7 +87,7 @@ class Scorer:
             raise DeadlineExceeded(f"{limit_s * 1e3:.0f} ms were not enough") from error
         finally:
             self._leave(rows, work)
-        scores, statuses, completeness = _mark(assembled, fetched, computed.scores)
+        scores, statuses, completeness = _mark(loaded, assembled, fetched, computed.scores)
         result = Scores(
             request.scene,
             loaded.id,
@@ -125,14 +127,15 @@ def _compute(
 
 
 def _mark(
-    assembled: Assembled, fetched: Fetched, scores: npt.NDArray[np.float32]
+    loaded: LoadedGeneration, assembled: Assembled, fetched: Fetched, scores: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8], Completeness]:
-    """Statuses per candidate, NaN where missing, and what was found."""
+    """Scores (NaN where missing) and statuses per candidate, and what was found."""
     status_of_row = np.zeros(len(assembled.item_ids) + 1, dtype=np.uint8)
     status_of_row[1:] = np.where(fetched.found, OK, np.where(fetched.id_found, COLD, MISSING))
     statuses = status_of_row[assembled.candidates[0]]
     behaviours = status_of_row[assembled.behaviours[0][assembled.behaviour_mask[0]]]
     missing = statuses == MISSING
+    context = assembled.request_inputs.get("context")
     return (
         np.where(missing, np.float32(np.nan), scores),
         statuses,
@@ -141,6 +144,8 @@ def _mark(
             behaviours_found=int(np.count_nonzero(behaviours != MISSING)),
             candidates_asked=len(statuses),
             candidates_found=len(statuses) - int(np.count_nonzero(missing)),
+            columns_asked=len(loaded.schema.request_columns),
+            columns_found=0 if context is None else int(columns_given(context, loaded.schema)[0]),
         ),
     )
 

@@ -7,8 +7,8 @@ import os
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from contracts.features import MAX_BEHAVIOURS, MAX_CANDIDATES
 from contracts.onnx_model import Device
+from contracts.request import MAX_BEHAVIOURS, MAX_CANDIDATES
 
 
 class ScorerSettings(BaseSettings):

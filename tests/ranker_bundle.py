@@ -22,19 +22,12 @@ from torch.export import Dim
 
 from contracts.bundle import Bundle, seal, write_golden
 from contracts.codec import encode_id_rows
-from contracts.features import (
-    GRAPH_INPUTS,
-    GRAPH_OUTPUTS,
-    AttributeVocabulary,
-    Behaviour,
-    FeatureSchema,
-    ScoreRequest,
-    assemble,
-    item_inputs,
-)
+from contracts.features import GRAPH_OUTPUTS, REQUIRED_INPUTS, assemble, item_inputs
 from contracts.items import token_hash
 from contracts.onnx_model import OnnxModel
 from contracts.ranker_spec import RankerSpec
+from contracts.request import Behaviour, ScoreRequest
+from contracts.schema import FeatureSchema, FieldEncoding
 from contracts.space import Space
 from param_server.id_rows import write_id_rows
 
@@ -99,13 +92,9 @@ def schema_of(space: Space, history_length: int, id_dim: int) -> FeatureSchema:
         history_length,
         id_dim,
         tuple(
-            AttributeVocabulary(
-                f,
-                np.array(
-                    sorted(token_hash(f.name, t) for t in TOKENS) if f.kind == "categorical" else [], "u4"
-                ),
-                np.array(EDGES if f.kind == "numeric" else [], "f4"),
-            )
+            FieldEncoding(f, "bins", edges=np.array(EDGES, "f4"))
+            if f.kind == "numeric"
+            else FieldEncoding(f, "vocabulary", np.array(sorted(token_hash(f.name, t) for t in TOKENS), "u4"))
             for f in space.attributes
         ),
     )
@@ -128,7 +117,7 @@ def make_ranker_bundle(
     vectors = rng.normal(size=(len(item_ids), id_dim)).astype(np.float32)
     evidence = np.log1p(rng.integers(1, 100, len(item_ids))).astype(np.float32)
     write_id_rows(directory / "id_rows.parquet", list(item_ids), encode_id_rows(vectors, evidence))
-    weights = np.concatenate([[0], rng.normal(size=schema.attribute_rows - 1)]).astype(np.float32)
+    weights = np.concatenate([[0], rng.normal(size=schema.item_rows - 1)]).astype(np.float32)
     oov = rng.normal(size=id_dim).astype(np.float32)
     graph = _export(space.dims, space.attribute_slots, bias, oov.tobytes(), weights.tobytes())
     (directory / "ranker.onnx").write_bytes(graph)
@@ -176,16 +165,16 @@ def recompute(
             return 0.0
         slots = np.frombuffer(records[item_id], space.dtype)[0]["attributes"]
         total, column, first = 0.0, 0, 1
-        for f in schema["attributes"]:
+        for f in schema["items"]:
             for slot in slots[column : column + f["slots"]]:
                 if f["kind"] == "numeric":
                     number = np.array([slot], "u4").view("f4")[0]
-                    local = None if np.isnan(number) else 1 + sum(e <= number for e in f["edges"])
+                    local = None if np.isnan(number) else sum(e <= number for e in f["edges"])
                 else:
                     local = None if slot == 0 else 1 + f["tokens"].index(slot) if slot in f["tokens"] else 0
                 total += 0.0 if local is None else model["weights"][first + local]
             column += f["slots"]
-            first += 1 + (len(f["edges"]) + 1 if f["kind"] == "numeric" else len(f["tokens"]))
+            first += 1 + (len(f["edges"]) if f["kind"] == "numeric" else len(f["tokens"]))
         return total
 
     taste = sum((vector(h) for h in history), np.zeros(schema["id_dim"])) / max(1, len(history))
@@ -237,7 +226,7 @@ def _export(dims: tuple[int, ...], slots: int, bias: float, oov: bytes, weights:
             dynamo=True,
             opset_version=20,
             dynamic_shapes=shapes,
-            input_names=list(GRAPH_INPUTS),
+            input_names=list(REQUIRED_INPUTS),
             output_names=list(GRAPH_OUTPUTS),
             verbose=False,
         )
@@ -250,7 +239,7 @@ def _golden_inputs(space: Space, schema: FeatureSchema, rng: np.random.Generator
         ScoreRequest([f"c{i}" for i in range(4)], [Behaviour(f"b{j}") for j in range(length)])
         for length in (0, 3)
     ]
-    assembled = assemble(requests, schema.history_length)
+    assembled = assemble(requests, schema)
     count = len(assembled.item_ids)
     records = np.zeros(count, dtype=space.dtype)
     records["codes"] = rng.integers(-127, 128, records["codes"].shape)
@@ -259,9 +248,4 @@ def _golden_inputs(space: Space, schema: FeatureSchema, rng: np.random.Generator
         rng.normal(size=(count, schema.id_dim)).astype(np.float32), np.ones(count, dtype=np.float32)
     )
     known = np.arange(count) % 3 > 0
-    return {
-        **item_inputs(records, known, id_rows, ~known, schema),
-        "candidates": assembled.candidates,
-        "behaviours": assembled.behaviours,
-        "behaviour_mask": assembled.behaviour_mask,
-    }
+    return {**item_inputs(records, known, id_rows, ~known, schema), **assembled.inputs()}

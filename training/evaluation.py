@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 
@@ -9,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from contracts.codec import decode_id_rows, encode_id_rows
+from contracts.codec import Rows, decode_id_rows, encode_id_rows
 from contracts.errors import InvalidInput
 from training.batches import gather, make_batch
 from training.data.samples import Samples
 from training.item_table import ItemTable
 from training.metrics import auc, gauc, logloss
 from training.models.ranker import Ranker
+from training.resident import send_requests, send_rows
 
 METRICS = ("auc", "gauc_user", "gauc_request", "logloss")
 GROUPS = ("all", "warm", "new")
@@ -27,15 +29,30 @@ Report = dict[str, Metrics]  # group -> metric
 
 @dataclass(frozen=True, eq=False)
 class IdVectors:
-    """The trained ID table. vectors: (I+1, d) float32; known: (I+1,) bool, False = out of vocabulary."""
+    """The trained ID table. vectors: (I+1, d) float32; known: (I+1,) bool, False = out of vocabulary.
+
+    evidence: (I+1,) float32, log1p of the training examples behind each.
+    """
 
     vectors: npt.NDArray[np.float32]
     known: npt.NDArray[np.bool_]
+    evidence: npt.NDArray[np.float32]
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of all three arrays."""
+        parts = (self.vectors, self.known, self.evidence)
+        return hashlib.sha256(b"".join(np.ascontiguousarray(p).tobytes() for p in parts)).hexdigest()
 
     def quantised(self) -> IdVectors:
         """The vectors that serving reads: through int8 ID rows and back."""
-        rows = encode_id_rows(self.vectors, np.zeros(len(self.vectors), dtype=np.float32))
-        return IdVectors(decode_id_rows(rows), self.known)
+        return IdVectors(decode_id_rows(self.rows()), self.known, self.evidence)
+
+    def rows(self) -> Rows:
+        """(I+1,) int8 ID rows; all zero, version 0, where the item has none."""
+        rows = encode_id_rows(self.vectors, self.evidence)
+        rows[~self.known] = np.zeros((), dtype=rows.dtype)
+        return rows
 
 
 def predict(
@@ -49,13 +66,16 @@ def predict(
 ) -> npt.NDArray[np.float32]:
     """Logits of the samples `chosen`: (C,) -> (C, N) float32, 0 at padding. Leaves the model in eval mode."""
     model.eval()
+    device = model.items.out_of_vocabulary.device
     out = np.zeros((len(chosen), samples.candidates.shape[1]), dtype=np.float32)
     batch = max(1, batch_rows // samples.candidates.shape[1])
     with torch.inference_mode():
         for at in range(0, len(chosen), batch):
-            b = make_batch(samples, chosen[at : at + batch], model.config.history_length)
-            rows = gather(items, b.rows, torch.from_numpy(ids.vectors[b.rows]), ids.known)
-            logit = model(rows, b.candidates, b.behaviours, b.behaviour_mask).logit
+            b = make_batch(samples, chosen[at : at + batch], model.config.history_length, items)
+            vectors = torch.from_numpy(ids.vectors[b.rows])
+            rows = gather(items, b.rows, vectors, ids.known, ids.evidence, b.versions)
+            rows = send_rows(rows, device)
+            logit = model(rows, send_requests(b.requests, device)).logit.cpu()
             width = b.candidates.shape[1]
             out[at : at + batch, :width] = torch.where(b.candidate_mask, logit, 0.0).numpy()
     return out
@@ -78,12 +98,18 @@ def evaluate(
     labels, scores = samples.labels[chosen][mask], logits[mask]
     sample = np.nonzero(mask)[0]
     users, requests = samples.users[chosen][sample], samples.requests[chosen][sample]
-    is_new = new[samples.candidates[chosen][mask]]
-    groups = {"all": np.ones_like(is_new), "warm": ~is_new, "new": is_new}
     return {
         group: _metrics(labels[inside], scores[inside], users[inside], requests[inside])
-        for group, inside in groups.items()
+        for group, inside in groups_of(samples, chosen, new).items()
     }
+
+
+def groups_of(
+    samples: Samples, chosen: npt.NDArray[np.int64], new: npt.NDArray[np.bool_]
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Each group of GROUPS: (rows,) bool over the samples' candidates, padding left out."""
+    is_new = new[samples.candidates[chosen][samples.candidate_mask[chosen]]]
+    return {"all": np.ones_like(is_new), "warm": ~is_new, "new": is_new}
 
 
 def _metrics(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +12,28 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.bundle import Bundle, seal, write_golden
-from contracts.codec import Rows, encode_id_rows
+from contracts.calibration import UNCALIBRATED
 from contracts.errors import InvalidInput
-from contracts.features import FeatureSchema
 from contracts.onnx_model import OnnxModel
 from contracts.ranker_spec import RankerSpec
+from contracts.schema import FeatureSchema
 from contracts.space import Space
 from param_server.id_rows import write_id_rows
-from training.data.interactions import TRAIN
 from training.data.samples import Samples
-from training.evaluation import IdVectors
 from training.graph import check_parity, graph_inputs, write_graph
+from training.int8_gate import Int8Gate, check_int8
 from training.item_table import ItemTable
+from training.literal.chunks import InChunks
+from training.literal.ranker import LiteralRanker
 from training.loop import TrainedRanker
-from training.serving_graph.write import write_checked
+from training.reliability import CalibrationReport
+from training.reliability_plot import write_reliability
+from training.serving_graph.write import ServingOptions, write_checked
+from training.weights import WEIGHTS, Overlay, write_weights
 
 GRAPH = "ranker"  # name of the graph in golden.npz
-REFERENCE = "reference.onnx"  # the module as torch exports it: served by nobody, kept for comparisons
+REFERENCE = "reference.onnx"  # training.literal: served by nobody, kept for comparisons
+RELIABILITY = "reliability"  # .json of every curve, .svg of the test split's
 _GOLDEN_REQUESTS = 16
 _MOST_REQUESTS, _LEAST_REQUESTS = 256, 4  # checked: the table's largest errors are rare
 _CHECKED_PAIRS = 1 << 18  # candidate x behaviour, where that leaves the least number of requests
@@ -42,13 +49,20 @@ def export_ranker(
     directory: Path,
     *,
     report: Mapping[str, Any] | None = None,
+    calibrated: CalibrationReport | None = None,
+    int8: Int8Gate | None = None,
+    overlay: Overlay | None = None,
 ) -> Bundle:
     """Write and seal a ranker bundle in `directory`, which is made and must be empty.
 
     items: the table as serving sees it, new items included; item_ids: (I,) in its order;
-    report: offline metrics for the manifest, to which the parity of both graphs' logits with torch and the
-    training log are added. Golden outputs are the serving graph's own, without kernels.
-    Raises BrokenBundle where ONNX Runtime and torch differ by more than the graphs' gates.
+    report: offline metrics for the manifest, to which the parity of both graphs' logits with torch, the
+    int8 gate's figures (`int8`), the calibration's (`calibration`) and the training log are added;
+    calibrated: what the score does to the logit, None = the plain sigmoid; its curves go into the bundle.
+    Golden outputs are the serving graph's own, without kernels. overlay: seal the rows that changed alone,
+    as an overlay of a published table; None = all rows. The float weights go in too (training.weights).
+    Raises BrokenBundle where ONNX Runtime and torch differ by more than the graphs' gates, or where int8 ID
+    rows change the validation AUC by more than `int8` lets through.
     """
     if len(item_ids) != len(items) - 1:
         raise InvalidInput("item_ids", len(item_ids), f"must match {len(items) - 1} items")
@@ -62,40 +76,45 @@ def export_ranker(
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise InvalidInput("directory", str(directory), "must be empty")
-    id_rows = id_row_table(trained.ids, positive_counts(samples, len(items)))
+    samples = samples.read_by(schema)
+    gate, calibration = int8 or Int8Gate(), calibrated.calibration if calibrated else UNCALIBRATED
+    int8_change = check_int8(trained, samples, items, gate)
+    id_rows = trained.ids.rows()
     chosen = _example(samples, schema.history_length)
     checked = graph_inputs(samples, chosen, items, id_rows, schema.history_length)
     few = chosen[:: -(-len(chosen) // _GOLDEN_REQUESTS)]
     example = graph_inputs(samples, few, items, id_rows, schema.history_length)
-    spec = RankerSpec(trained.model.config.to_dict(), space, schema, int(trained.ids.known.sum()))
-    write_graph(trained.model, directory / REFERENCE)
-    reference_parity = check_parity(trained.model, OnnxModel(directory / REFERENCE), example)
-    parity = write_checked(trained.model, directory / spec.graph, checked)
-    known = np.flatnonzero(trained.ids.known)
+    spec = RankerSpec(trained.model.config.to_dict(), space, schema, 0)
+    write_graph(LiteralRanker(trained.model), directory / REFERENCE, calibration)
+    literal = InChunks.fitting(OnnxModel(directory / REFERENCE), trained.model.config, example)
+    reference_parity = check_parity(trained.model, literal, example, calibration=calibration)
+    options = ServingOptions(calibration=calibration)
+    parity = write_checked(trained.model, directory / spec.graph, checked, options)
+    known = np.flatnonzero(trained.ids.known if overlay is None else trained.ids.known & overlay.changed)
     known_ids = [item_ids[row - 1] for row in known.tolist()]
     write_id_rows(directory / spec.id_rows, known_ids, id_rows[known])
+    write_weights(directory / WEIGHTS, trained, item_ids)
     write_golden(directory, {GRAPH: (example, OnnxModel(directory / spec.graph).run(example))})
     facts = {
         **(report or {}),
         "parity": parity._asdict(),
         "reference_parity": reference_parity,
+        "int8": int8_change.to_json(gate),
         "training": trained.log,
     }
-    spec = RankerSpec(spec.model, space, schema, spec.id_row_count, report=facts)
+    if calibrated is not None:
+        facts["calibration"] = calibrated.figures()
+        (directory / f"{RELIABILITY}.json").write_text(json.dumps(calibrated.to_json()) + "\n")
+        write_reliability(calibrated.test["all"], "Test split", directory / f"{RELIABILITY}.svg")
+    spec = replace(
+        spec,
+        id_row_count=len(known),
+        id_base=None if overlay is None else overlay.base,
+        report=facts,
+        calibration=calibration,
+        weights=WEIGHTS,
+    )
     return seal(directory, "ranker", spec.to_json())
-
-
-def positive_counts(samples: Samples, size: int) -> npt.NDArray[np.int64]:
-    """How often each item was the positive candidate of a train sample: (size,) int64, size = I + 1."""
-    inside = (samples.splits == TRAIN)[:, None] & samples.candidate_mask & (samples.labels == 1)
-    return np.bincount(samples.candidates[inside], minlength=size)
-
-
-def id_row_table(ids: IdVectors, counts: npt.NDArray[np.int64]) -> Rows:
-    """(I+1,) int8 ID rows with their evidence; all zero, version 0, where the item has none."""
-    rows = encode_id_rows(ids.vectors, np.log1p(counts).astype(np.float32))
-    rows[~ids.known] = np.zeros((), dtype=rows.dtype)
-    return rows
 
 
 def _example(samples: Samples, history_length: int) -> npt.NDArray[np.int64]:

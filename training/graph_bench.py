@@ -15,7 +15,9 @@ import numpy as np
 from contracts import kernels
 from contracts.errors import InvalidInput
 from contracts.onnx_model import OnnxModel
-from training.graph import Inputs, write_graph
+from training.graph import Inputs, check_parity, write_graph
+from training.literal.chunks import InChunks, literal_chunk
+from training.literal.ranker import LiteralRanker
 from training.recipes.ranker import BUILDERS
 from training.serving_graph.floor import BestRate, multiply_adds
 from training.serving_graph.planted import Planted, train_planted
@@ -25,6 +27,7 @@ MODELS = ("dmae", "ciubm")
 CANDIDATES = (100, 500, 1_000)
 BEHAVIOURS = (64, 1_000)
 _WARM_RUNS, _LEAST_RUNS = 3, 5
+_SLOW_RUNS = 2  # timed runs of a graph of which five would not fit into a case's seconds
 _PARITY_CANDIDATES, _PARITY_BEHAVIOURS = 600, 64
 
 
@@ -44,8 +47,13 @@ def run(
     models: of training.recipes.ranker, InvalidInput for another name.
     json: the last line printed is the result as one JSON object, and progress lines are left out.
     steps: of training; seconds: spent timing each case, at least 5 runs; with_kernels: also compile and use
-    contracts.kernels. `plain_ms`: the literal graph of training.graph; `serving_ms`: the serving graph as it
-    would be served here; `portable_ms`: the same file without kernels; all medians of interleaved runs.
+    contracts.kernels. `plain_ms`: the literal graph of training.literal; `module_ms`: the training module as
+    torch exports it; `serving_ms`: the serving graph as it would be served here; `portable_ms`: the same file
+    without kernels; all medians of interleaved runs. `plain_chunk`: the candidates that the literal graph
+    takes at once, fewer than n where all would need more than about 6 GB; its time is then that of all
+    chunks. `plain_runs`: timed runs of it, 2 where five do not fit into `seconds`.
+    Parity is over training.graph.parity_cases of 600 candidates: `literal` and `module` relative to torch's
+    logits of the module.
     """
     for name in models:
         if name not in BUILDERS:
@@ -58,21 +66,31 @@ def run(
         library = kernels.build(directory) if with_kernels else None
         for name in models:
             planted = train_planted(name, history_length=max(behaviours), steps=steps, seed=seed)
-            write_graph(planted.trained.model, directory / f"{name}.onnx")
+            model = planted.trained.model
+            write_graph(LiteralRanker(model), directory / f"{name}_literal.onnx")
+            write_graph(model, directory / f"{name}_module.onnx")
+            literal = OnnxModel(directory / f"{name}_literal.onnx")
+            module = OnnxModel(directory / f"{name}_module.onnx")
             for t in behaviours:
                 path = directory / f"{name}_{t}.onnx"
                 checked = planted.inputs(_PARITY_CANDIDATES, min(t, _PARITY_BEHAVIOURS), seed)
-                gates = write_checked(
-                    planted.trained.model, path, checked, ServingOptions(behaviours=t), kernels=library
-                )
-                parity[f"{name}_{t}"] = {**gates._asdict(), "auc": planted.trained.log["validation_auc"]}
-                graphs = {"plain": OnnxModel(directory / f"{name}.onnx"), "portable": OnnxModel(path)}
+                gates = write_checked(model, path, checked, ServingOptions(behaviours=t), kernels=library)
+                parity[f"{name}_{t}"] = {
+                    "literal": check_parity(model, literal, checked),
+                    "module": check_parity(model, module, checked),
+                    **gates._asdict(),
+                    "auc": planted.trained.log["validation_auc"],
+                }
+                graphs: dict[str, OnnxModel | InChunks] = {"module": module, "portable": OnnxModel(path)}
                 if library is not None:
                     graphs["serving"] = OnnxModel(path, kernels=library)
                 for n in candidates:
-                    mflop = 2e-6 * multiply_adds(planted.trained.model.config, n, t)
-                    times = _measure(graphs, planted.inputs(n, t, seed + 1), mflop, rate, seconds)
-                    cases.append({"model": name, "n": n, "t": t, "d": _width(planted), **times})
+                    mflop = 2e-6 * multiply_adds(model.config, n, t)
+                    chunk = literal_chunk(model.config, 1, n, t)
+                    timed = {"plain": InChunks(literal, chunk), **graphs}
+                    times = _measure(timed, planted.inputs(n, t, seed + 1), mflop, rate, seconds)
+                    case = {"model": name, "n": n, "t": t, "d": _width(planted), "plain_chunk": chunk}
+                    cases.append({**case, **times})
                     if not json:
                         print(json_module.dumps(cases[-1]), flush=True)
     result = {
@@ -90,19 +108,30 @@ def run(
 
 
 def _measure(
-    graphs: Mapping[str, OnnxModel], inputs: Inputs, mflop: float, rate: BestRate, seconds: float
+    graphs: Mapping[str, OnnxModel | InChunks], inputs: Inputs, mflop: float, rate: BestRate, seconds: float
 ) -> dict[str, Any]:
-    """Every graph and every matmul in turn, again and again, so that all see the same machine."""
-    logits = {name: model.run(inputs)["logit"] for name, model in graphs.items()}
+    """Every graph and every matmul in turn, again and again, so that all see the same machine.
+
+    The literal graph stops after `_SLOW_RUNS` timed runs where its first run took a fifth of `seconds`.
+    """
+    logits, first = {}, {}
+    for name, model in graphs.items():
+        began = time.perf_counter()
+        logits[name] = model.run(inputs)["logit"]
+        first[name] = time.perf_counter() - began
+    slow = {name for name in graphs if first[name] * _LEAST_RUNS > seconds and name == "plain"}
     served = "serving" if "serving" in graphs else "portable"
     times: dict[str, list[float]] = {name: [] for name in graphs}
     for _ in range(_WARM_RUNS - 1):
-        for model in graphs.values():
-            model.run(inputs)
+        for name, model in graphs.items():
+            if name not in slow:
+                model.run(inputs)
     rate.clear()
     until = time.perf_counter() + seconds
     while time.perf_counter() < until or len(times[served]) < _LEAST_RUNS:
         for name, model in graphs.items():
+            if name in slow and len(times[name]) >= _SLOW_RUNS:
+                continue
             began = time.perf_counter()
             model.run(inputs)
             times[name].append(1e3 * (time.perf_counter() - began))
@@ -113,6 +142,7 @@ def _measure(
     floor = mflop / best
     return {
         "plain_ms": round(median["plain"], 4),
+        "module_ms": round(median["module"], 4),
         "serving_ms": round(median[served], 4),
         "portable_ms": round(median["portable"], 4),
         "ratio": round(median["plain"] / median[served], 3),
@@ -123,6 +153,7 @@ def _measure(
         "gflops": round(best, 1),
         "logit_std": round(float(logits["plain"].std()), 4),
         "runs": len(times[served]),
+        "plain_runs": len(times["plain"]),
         "plain_best_ms": round(min(times["plain"]), 4),
         "serving_best_ms": round(min(times[served]), 4),
     }
@@ -137,8 +168,14 @@ def _width(planted: Planted) -> int:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The cases as plain text, one per line."""
-    columns = ("model", "n", "t", "plain_ms", "portable_ms", "serving_ms", "ratio", "floor_ms", "over_floor")
+    """The cases as plain text, one per line; below, which of them the literal graph took in chunks."""
+    times = ("plain_ms", "module_ms", "portable_ms", "serving_ms")
+    columns = ("model", "n", "t", *times, "ratio", "floor_ms", "over_floor")
     lines = ["".join(f"{c:>13}" for c in columns)]
     lines += ["".join(f"{case[c]!s:>13}" for c in columns) for case in result["cases"]]
+    lines += [
+        f"{case['model']}, n {case['n']}, t {case['t']}: plain in chunks of {case['plain_chunk']} candidates"
+        for case in result["cases"]
+        if case["plain_chunk"] < case["n"]
+    ]
     return "\n".join(lines)

@@ -91,7 +91,8 @@ class RunState:
             number, _, key = name.partition("/")
             adam.setdefault(int(number), {})[key] = value
         self.adam.load_state_dict({"state": adam, "param_groups": self.adam.state_dict()["param_groups"]})
-        self.ids.mean, self.ids.square = tensors["ids/mean"], tensors["ids/square"]
+        device = self.ids.table.device
+        self.ids.mean, self.ids.square = (tensors[f"ids/{name}"].to(device) for name in ("mean", "square"))
         self.validations = [(int(step), float(score)) for step, score in state["validations"]]
         for name in _SCALARS:
             setattr(self, name, state[name])
@@ -101,5 +102,5 @@ class RunState:
         return {"ids": self.ids.table, **below("model", self.model.state_dict())}
 
     def _load(self, weights: dict[str, Tensor]) -> None:
-        self.ids.table = weights["ids"].clone()
+        self.ids.table = weights["ids"].to(self.ids.table.device, copy=True)
         self.model.load_state_dict(under("model", weights))

@@ -1,83 +1,16 @@
-"""Requests: validation names the field; assembly equals slow code written from its definition."""
+"""Feature assembly equals slow code written from its definition; test_request_inputs.py has the rest."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import codec
-from contracts.errors import InvalidInput, TooLarge, shown
-from contracts.features import (
-    GRAPH_INPUTS,
-    MAX_BEHAVIOURS,
-    MAX_CANDIDATES,
-    AttributeVocabulary,
-    Behaviour,
-    FeatureSchema,
-    ScoreRequest,
-    align_histories,
-    assemble,
-    attribute_rows,
-    check_request,
-    item_inputs,
-)
+from contracts.features import REQUIRED_INPUTS, align_histories, assemble, item_inputs
 from contracts.items import AttributeField
-from tests.contracts.hostile import BAD_IDS, ODD_IDS
-
-
-def test_odd_ids_are_accepted_everywhere() -> None:
-    request = ScoreRequest(ODD_IDS, [Behaviour(i) for i in ODD_IDS], "home", ODD_IDS[0])
-    assert check_request(request) is request
-
-
-@pytest.mark.parametrize("bad", BAD_IDS, ids=shown)
-def test_bad_ids_are_refused_and_the_field_named(bad: Any) -> None:
-    with pytest.raises((InvalidInput, TooLarge), match=r"^candidates\[1\]: "):
-        check_request(ScoreRequest(["a", bad]))
-    with pytest.raises((InvalidInput, TooLarge), match=r"^behaviours\[1\]\.item_id: "):
-        check_request(ScoreRequest(["a"], [Behaviour("a"), Behaviour(bad)]))
-    with pytest.raises((InvalidInput, TooLarge), match=r"^scene: "):
-        check_request(ScoreRequest(["a"], scene=bad))
-    if bad is not None:
-        with pytest.raises((InvalidInput, TooLarge), match=r"^user_id: "):
-            check_request(ScoreRequest(["a"], user_id=bad))
-
-
-def test_a_scene_has_at_most_128_characters() -> None:
-    check_request(ScoreRequest(["a"], scene="s" * 128))
-    with pytest.raises(InvalidInput, match=r"^scene: "):
-        check_request(ScoreRequest(["a"], scene="s" * 129))
-
-
-@pytest.mark.parametrize(
-    "time", [float("nan"), float("inf"), 1.5, -1, 2**63, 10**400, "7", True, [], b""], ids=shown
-)
-def test_bad_times_are_refused_and_the_field_named(time: Any) -> None:
-    with pytest.raises(InvalidInput, match=r"^behaviours\[1\]\.timestamp_ms: "):
-        check_request(ScoreRequest(["a"], [Behaviour("a", 1), Behaviour("a", time)]))
-
-
-@pytest.mark.parametrize("times", [[0], [2**63 - 1], [1, 1], [1, None, 2], [None, 5, None]])
-def test_usable_times(times: list[int | None]) -> None:
-    check_request(ScoreRequest(["a"], [Behaviour("a", time) for time in times]))
-
-
-@pytest.mark.parametrize("times", [[2, 1], [2, None, 1]])
-def test_times_that_go_back_are_refused(times: list[int | None]) -> None:
-    with pytest.raises(InvalidInput, match="goes back: the newest must be last"):
-        check_request(ScoreRequest(["a"], [Behaviour("a", time) for time in times]))
-
-
-def test_sizes_are_bounded_before_anything_is_read() -> None:
-    check_request(ScoreRequest(["a"] * MAX_CANDIDATES, [Behaviour("a")] * MAX_BEHAVIOURS))
-    with pytest.raises(TooLarge, match=r"^candidates: 2001 items"):
-        check_request(ScoreRequest(["a"] * (MAX_CANDIDATES + 1)))
-    with pytest.raises(TooLarge, match=r"^behaviours: 1001 items"):
-        check_request(ScoreRequest(["a"], [Behaviour("a")] * (MAX_BEHAVIOURS + 1)))
+from contracts.request import Behaviour, ScoreRequest
+from contracts.schema import FeatureSchema, FieldEncoding
 
 
 @given(st.lists(st.lists(st.integers(1, 99), max_size=6), max_size=6), st.integers(1, 8), st.data())
@@ -109,7 +42,7 @@ requests = st.lists(
 @given(requests, st.integers(1, 6))
 @settings(max_examples=200, deadline=None)
 def test_assemble_equals_brute_force(asked: list[ScoreRequest], history_length: int) -> None:
-    out = assemble(asked, history_length)
+    out = assemble(asked, FeatureSchema(history_length, 1))
     assert len(set(out.item_ids)) == len(out.item_ids)
     read = [[x.item_id for x in r.behaviours[-history_length:]] for r in asked]
     assert set(out.item_ids) == {i for r in asked for i in r.candidates} | {i for one in read for i in one}
@@ -127,53 +60,53 @@ def test_assemble_equals_brute_force(asked: list[ScoreRequest], history_length: 
 
 
 def test_an_item_that_is_asked_twice_is_fetched_once() -> None:
-    out = assemble([ScoreRequest(["a", "b", "a"], [Behaviour("b")]), ScoreRequest(["b"])], 5)
+    out = assemble(
+        [ScoreRequest(["a", "b", "a"], [Behaviour("b")]), ScoreRequest(["b"])], FeatureSchema(5, 1)
+    )
     assert out.item_ids == ["a", "b"]
     assert out.candidates.tolist() == [[1, 2, 1], [2, 0, 0]]
     assert out.behaviours.tolist() == [[2], [0]]
 
 
 def test_item_inputs() -> None:
-    schema = FeatureSchema(
-        5,
-        3,
-        (
-            AttributeVocabulary(
-                AttributeField("g", "categorical"), np.array([7], np.uint32), np.zeros(0, np.float32)
-            ),
-        ),
-    )
+    genre = FieldEncoding(AttributeField("g", "categorical"), "vocabulary", np.array([7], np.uint32))
+    price = FieldEncoding(AttributeField("p", "numeric"), "standard", mean=30.0, std=10.0)
+    schema = FeatureSchema(5, 3, (genre, price))
     vectors = np.array([[1, 0.5], [0.25, -1], [1, 1]], np.float32)
     sequences = np.array([1, 2, 3], np.uint64)
-    records = codec.encode_records([vectors], sequences, np.array([[7], [8], [7]], np.uint32))
+    records = codec.encode_records([vectors], sequences, np.array([[7, 0x40000000]] * 3, np.uint32))
     records[1:2] = codec.tombstones(records.dtype, np.array([4], np.uint64))
     records[2] = np.zeros((), records.dtype)
     trained = np.array([[1, 0, -1], [0, 0, 0], [2, 2, 2]], np.float32)
-    id_rows = codec.encode_id_rows(trained, np.zeros(3, np.float32))
+    id_rows = codec.encode_id_rows(trained, np.log1p(np.array([7, 9, 70_000], np.float32)))
     id_rows[1] = np.zeros((), id_rows.dtype)
     found = np.array([True, True, False])
     inputs = item_inputs(records, found, id_rows, np.array([True, False, True]), schema)
 
-    assert list(inputs) == list(GRAPH_INPUTS[:6])
+    assert set(inputs) == {*REQUIRED_INPUTS[:6], "attribute_values", "id_evidence"}
     assert all(len(array) == 4 for array in inputs.values())
     assert {name: array.dtype.str for name, array in inputs.items()} == {
         "codes": "|i1",
         "inv_norm": "<f4",
         "attributes": "<i4",
+        "attribute_values": "<f4",
         "id_codes": "|i1",
         "id_scale": "<f4",
         "id_known": "|b1",
+        "id_evidence": "<f4",
     }
     assert not any(array[0].any() for array in inputs.values())  # the padding row
     np.testing.assert_array_equal(inputs["codes"][1], records["codes"][0])
     np.testing.assert_array_equal(inputs["inv_norm"][1], records["inv_norm"][0])
-    rows = attribute_rows(records["attributes"], schema)
-    np.testing.assert_array_equal(inputs["attributes"][1], rows[0])
+    assert inputs["attributes"][1].tolist() == [2, 3, 4]
+    np.testing.assert_allclose(inputs["attribute_values"][1], [1, (2 - 30) / 10, 1], rtol=1e-6)
     assert not inputs["inv_norm"][2:].any()  # a tombstone and a missing record
     assert not inputs["attributes"][2:].any()
+    assert not inputs["attribute_values"][2:].any()
     np.testing.assert_array_equal(inputs["id_codes"][1:], id_rows["codes"])
     np.testing.assert_array_equal(inputs["id_scale"][1:], id_rows["scale"])
     assert inputs["id_known"].tolist() == [False, True, False, True]
+    np.testing.assert_allclose(inputs["id_evidence"], np.log1p([0, 7, 0, 70_000]), rtol=1e-3)
 
 
 def test_item_inputs_of_no_items_are_the_padding_row() -> None:
@@ -189,7 +122,9 @@ def test_item_inputs_of_no_items_are_the_padding_row() -> None:
         "codes": (1, 2),
         "inv_norm": (1, 1),
         "attributes": (1, 0),
+        "attribute_values": (1, 0),
         "id_codes": (1, 3),
         "id_scale": (1,),
         "id_known": (1,),
+        "id_evidence": (1,),
     }

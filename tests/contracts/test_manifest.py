@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from contracts.calibration import Calibration
 from contracts.codec import ID_FP16, ID_INT8
 from contracts.encoder_spec import EncoderSpec, encoder_spec_from_json
 from contracts.errors import InvalidInput, RepcenterError, UnknownVersion, shown
-from contracts.features import AttributeVocabulary, FeatureSchema
 from contracts.images import ImagePreprocessing
 from contracts.items import AttributeField, TextTemplate
 from contracts.manifest import (
@@ -27,6 +27,7 @@ from contracts.manifest import (
     parse_generation,
 )
 from contracts.ranker_spec import RankerSpec, ranker_spec_from_json
+from contracts.schema import FeatureSchema, FieldEncoding
 from contracts.space import Modality, Space
 
 GENRES = AttributeField("genres", "categorical", 3)
@@ -54,11 +55,10 @@ ENCODER = EncoderSpec(
 RANKER = RankerSpec(
     {"kind": "dmae", "d": 16},
     SPACE,
-    FeatureSchema(
-        20, 16, (AttributeVocabulary(GENRES, np.array([1, 2], np.uint32), np.zeros(0, np.float32)),)
-    ),
+    FeatureSchema(20, 16, (FieldEncoding(GENRES, "vocabulary", np.array([1, 2], np.uint32)),)),
     1000,
     {"auc": 0.7},
+    calibration=Calibration(1.25, -0.5, 0.1),
     id_codec=ID_FP16,
 )
 
@@ -119,6 +119,7 @@ def test_specs_round_trip_through_json() -> None:
     again = ranker_spec_from_json(document)
     assert again.to_json() == RANKER.to_json()
     assert (again.space, again.id_codec) == (SPACE, ID_FP16)
+    assert again.calibration == Calibration(1.25, -0.5, 0.1)
 
 
 def test_an_encoder_spec_fills_one_space() -> None:
@@ -137,7 +138,7 @@ READERS: dict[str, tuple[Reader, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [], 1.5])
+@pytest.mark.parametrize("version", [0, 3, "1", None, [], 1.5])
 @pytest.mark.parametrize("what", READERS)
 def test_unknown_versions_are_refused(what: str, version: object) -> None:
     read, document = READERS[what]
@@ -165,7 +166,7 @@ def test_a_missing_version_is_refused(what: str) -> None:
 )
 def test_unknown_versions_within_are_refused(what: str, path: tuple[str, str], error: str) -> None:
     read, document = READERS[what]
-    inner = {**document[path[0]], path[1]: 2}
+    inner = {**document[path[0]], path[1]: 99}
     with pytest.raises(UnknownVersion, match=error):
         read({**document, path[0]: inner})
 

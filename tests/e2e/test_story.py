@@ -21,10 +21,10 @@ from PIL import Image
 from cli.stack import Stack, running_stack
 from contracts.bundle import Bundle, publish
 from contracts.codec import ID_INT8
-from contracts.features import Behaviour, ScoreRequest
 from contracts.items import Item
 from contracts.manifest import Generation, IdTable
 from contracts.ranker_spec import ranker_spec_from_json
+from contracts.request import Behaviour, ScoreRequest
 from contracts.scores import MISSING, OK, Scores
 from param_server.connection import connect
 from param_server.embedded import EmbeddedServer
@@ -42,7 +42,7 @@ from training.data.interactions import TEST
 from training.data.pairs import interest_pairs
 from training.data.samples import build_samples
 from training.data.world import draw_world
-from training.evaluation import predict, sigmoid
+from training.evaluation import predict
 from training.export import export_ranker
 from training.item_table import align_records, item_table
 from training.loop import TrainingConfig
@@ -106,7 +106,14 @@ def test_a_pushed_item_scores_as_if_it_had_always_been_there(tmp_path: Path) -> 
         )
         result = run.results["dmae"]
         bundle = export_ranker(
-            result.trained, run.items, samples, space, run.schema, item_ids, tmp_path / "ranker"
+            result.trained,
+            run.items,
+            samples,
+            space,
+            run.schema,
+            item_ids,
+            tmp_path / "ranker",
+            calibrated=result.calibrated,
         )
         generation = asyncio.run(go_live(valkey.url, encoder, encoder_uri, bundle, tmp_path / "bundles"))
 
@@ -139,7 +146,8 @@ def test_a_pushed_item_scores_as_if_it_had_always_been_there(tmp_path: Path) -> 
             logits = predict(
                 result.trained.model, one, np.zeros(1, np.int64), items, result.trained.ids.quantised()
             )
-            assert np.abs(sigmoid(logits)[0] - over_http.scores).max() <= 1e-4
+            offline = result.calibrated.calibration.scores(logits)
+            assert np.abs(offline[0] - over_http.scores).max() <= 1e-4
 
 
 async def fill(url: str, items: Sequence[Item], encoder: Encoder, offline: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import DeadlineExceeded
-from contracts.features import ScoreRequest
+from contracts.request import ScoreRequest
 from loadtests.open_loop import Outcomes, drive
 from loadtests.shapes import IDS_VARIABLE, Traffic
 from serving.app import RunningScorer

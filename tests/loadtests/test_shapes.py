@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from contracts.errors import InvalidInput
-from contracts.features import check_request
+from contracts.request import check_request
 from loadtests.shapes import Traffic, read_item_ids
 
 

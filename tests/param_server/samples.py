@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from contracts.bundle import Bundle, seal, write_golden
 from contracts.codec import ID_INT8, Rows, encode_id_rows, encode_records, tombstones
-from contracts.features import FeatureSchema
 from contracts.manifest import Generation, IdTable
 from contracts.ranker_spec import RankerSpec
+from contracts.schema import FeatureSchema
 from contracts.space import Modality, Space
 from contracts.window import Window
 
@@ -48,11 +48,11 @@ def make_id_rows(count: int, dim: int = 16, seed: int = 0, codec: int = ID_INT8)
     return encode_id_rows(vectors, np.zeros(count, np.float32), codec)
 
 
-def seal_ranker(directory: Path, space: Space, rows: int) -> Bundle:
+def seal_ranker(directory: Path, space: Space, rows: int, id_base: str | None = None) -> Bundle:
     """A sealed ranker bundle; publishing reads its manifest and digests, never runs its graph."""
     directory.mkdir(parents=True)
     write_golden(directory, {"ranker": ({"x": np.zeros(1)}, {"y": np.zeros(1)})})
-    spec = RankerSpec({"name": "din"}, space, FeatureSchema(8, 16, ()), rows)
+    spec = RankerSpec({"name": "din"}, space, FeatureSchema(8, 16, ()), rows, id_base=id_base)
     return seal(directory, "ranker", spec.to_json())
 
 

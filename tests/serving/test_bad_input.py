@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from contracts.errors import InvalidInput, RepcenterError, TooLarge
-from contracts.features import Behaviour, ScoreRequest
+from contracts.request import Behaviour, ScoreRequest
 from serving.app import RunningScorer
 from serving.client import GrpcClient, HttpClient
 
@@ -90,6 +90,48 @@ BAD_JSON: dict[str, tuple[bytes | dict[str, Any], int, str, str]] = {
     "deadline NaN": (b'{"candidates": [], "deadline_ms": NaN}', 422, "deadline_ms", "nan"),
     "deadline endless": ({"candidates": [], "deadline_ms": 1e12}, 422, "deadline_ms", "1000000000000"),
     "top_k zero": ({"candidates": [], "top_k": 0}, 422, "top_k", "0"),
+    "columns a list": ({"candidates": [], "user": ["age"]}, 422, "user", "['age']"),
+    "columns null": ({"candidates": [], "context": None}, 422, "context", "None"),
+    "column null": ({"candidates": [], "user": {"age": None}}, 422, "user.age", "None"),
+    "column bool": ({"candidates": [], "context": {"new": True}}, 422, "context.new", "True"),
+    "column object": ({"candidates": [], "user": {"{a}": {}}}, 422, "user.{a}", "{}"),
+    "column NaN": (b'{"candidates": [], "user": {"age": NaN}}', 422, "user.age", "nan"),
+    "column 1e308": ({"candidates": [], "user": {"age": 1e308}}, 422, "user.age", "1e+308"),
+    "column 2^63": (
+        b'{"candidates": [], "user": {"n": 9223372036854775808}}',
+        422,
+        "user.n",
+        "9223372036854",
+    ),
+    "column huge": (b'{"candidates": [], "user": {"n": ' + b"9" * 400 + b"}}", 422, "user.n", "9999"),
+    "column of numbers": ({"candidates": [], "user": {"t": ["a", 1]}}, 422, "user.t", "1"),
+    "column long": ({"candidates": [], "context": {"t": "x" * 20_001}}, 413, "context.t", "20001"),
+    "column of many": ({"candidates": [], "context": {"t": ["a"] * 257}}, 413, "context.t", "257"),
+    "column nameless": ({"candidates": [], "user": {"": 1}}, 422, "user", "''"),
+    "column name long": ({"candidates": [], "user": {"x" * 10_000: 1}}, 422, "user", "xxx"),
+    "too many columns": ({"candidates": [], "user": {f"f{n}": 1 for n in range(65)}}, 413, "user", "65"),
+    "request time negative": ({"candidates": [], "timestamp_ms": -1}, 422, "timestamp_ms", "-1"),
+    "request time float": ({"candidates": [], "timestamp_ms": 1.5}, 422, "timestamp_ms", "1.5"),
+    "request time text": ({"candidates": [], "timestamp_ms": "now"}, 422, "timestamp_ms", "now"),
+    "request time 2^63": (
+        b'{"candidates": [], "timestamp_ms": 9223372036854775808}',
+        422,
+        "timestamp_ms",
+        "92",
+    ),
+    "request time early": (
+        {"candidates": [], "timestamp_ms": 4, "behaviours": [{"item_id": "a", "timestamp_ms": 5}]},
+        422,
+        "timestamp_ms",
+        "4",
+    ),
+    "query a vector": ({"candidates": [], "query": [1.0]}, 422, "query", "[1.0]"),
+    "query number": ({"candidates": [], "query": {"text": 1}}, 422, "query.text", "1"),
+    "query text": ({"candidates": [], "query": {"text": [1, "2"]}}, 422, "query.text[1]", "'2'"),
+    "query NaN": (b'{"candidates": [], "query": {"text": [NaN]}}', 422, "query.text", "nan"),
+    "query 1e308": ({"candidates": [], "query": {"text": [1e308]}}, 422, "query.text", "1e+308"),
+    "query long": ({"candidates": [], "query": {"text": [0.5] * 4097}}, 413, "query.text", "4097"),
+    "query name long": ({"candidates": [], "query": {"x" * 10_000: []}}, 422, "query", "xxx"),
     "unknown field": ({"candidates": [], "candidate": ["a"]}, 422, "candidate", "['a']"),
 }
 
@@ -128,6 +170,16 @@ BAD_REQUESTS: dict[str, tuple[ScoreRequest, type[RepcenterError], str]] = {
         "behaviours[1].timestamp_ms",
     ),
     "user empty": (ScoreRequest([], user_id=""), InvalidInput, "user_id"),
+    "column 1e308": (ScoreRequest([], user={"age": 1e308}), InvalidInput, "user.age"),
+    "column of many": (ScoreRequest([], context={"{t}": ["a"] * 257}), TooLarge, "context.{t}"),
+    "column nameless": (ScoreRequest([], context={"": "a"}), InvalidInput, "context"),
+    "request time early": (
+        ScoreRequest([], [Behaviour("a", 5)], timestamp_ms=4),
+        InvalidInput,
+        "timestamp_ms",
+    ),
+    "query long": (ScoreRequest([], query={"text": [0.5] * 4097}), TooLarge, "query.text"),
+    "query name long": (ScoreRequest([], query={"x" * 129: []}), InvalidInput, "query"),
 }
 
 

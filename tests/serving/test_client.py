@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import socket
+from typing import Any
 
 import httpx
 import numpy as np
@@ -22,9 +23,9 @@ from contracts.errors import (
     Unavailable,
     UnknownVersion,
 )
-from contracts.features import Behaviour, ScoreRequest
 from contracts.items import AttributeValue, Item
 from contracts.problem import MEDIA_TYPE, error_of, problem
+from contracts.request import Behaviour, ScoreRequest
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.scores import Completeness, Scores, Timings
 from serving.client import (
@@ -40,9 +41,19 @@ from serving.client import (
     score_message,
 )
 from serving.rpc import score_request, score_response
-from serving.score_json import parse_score_body, score_answer
+from serving.score_json import EXAMPLE_ANSWER, parse_score_body, score_answer
 
-REQUEST = ScoreRequest(["a", "ü\0"], [Behaviour("b", None), Behaviour("c", 5)], "search", "u1")
+BEFORE_COLUMNS = ("behaviours_asked", "behaviours_found", "candidates_asked", "candidates_found")
+REQUEST = ScoreRequest(
+    ["a", "ü\0"],
+    [Behaviour("b", None), Behaviour("c", 5)],
+    "search",
+    "u1",
+    {"age": 34.5, "visits": 7, "{tastes}": ["Crime", "日本"], "long": "x" * 10_000, "none": []},
+    {"device": "tv|phone", "least": -(2.0**63), "nothing": ""},
+    2**63 - 1,
+    {"text": [0.5, -0.25, 2.0**127], "{x}": []},
+)
 
 
 def test_requests_arrive_as_they_were() -> None:
@@ -53,6 +64,31 @@ def test_requests_arrive_as_they_were() -> None:
     assert score_request(message) == REQUEST
     assert message.generation == "g1"
     assert score_request(pb.ScoreRequest(candidates=["a"])) == ScoreRequest(["a"], [])
+    assert parse_score_body(b'{"candidates": ["a"]}').request() == ScoreRequest(["a"], [])
+
+
+def test_vectors_of_numpy_arrive_too() -> None:
+    request = ScoreRequest(["a"], query={"text": np.array([0.5, -1], np.float32)})  # type: ignore[dict-item]
+    assert parse_score_body(score_body(request)).request().query == {"text": [0.5, -1]}
+    assert score_request(score_message(request)).query == {"text": [0.5, -1]}
+
+
+def test_integers_keep_all_their_digits_in_json() -> None:
+    request = ScoreRequest(["a"], user={"id": 2**63 - 1})
+    assert parse_score_body(score_body(request)).request().user == {"id": 2**63 - 1}
+
+
+def test_a_column_without_a_value_is_named() -> None:
+    for where in ("user", "context"):
+        columns: dict[str, Any] = {where: {"age": pb.Attribute()}}
+        message = pb.ScoreRequest(**columns)
+        with pytest.raises(InvalidInput, match=rf"^{where}\.age: has no value"):
+            score_request(message)
+
+
+def test_an_answer_of_a_server_that_counts_no_columns_is_read() -> None:
+    body = orjson.dumps(EXAMPLE_ANSWER | {"completeness": dict.fromkeys(BEFORE_COLUMNS, 1)})
+    assert read_scores(body).completeness == Completeness(1, 1, 1, 1, 0, 0)
 
 
 def test_answers_arrive_as_they_were() -> None:
@@ -61,7 +97,7 @@ def test_answers_arrive_as_they_were() -> None:
         "g1",
         np.array([0.1, np.nan, 1e-9], dtype=np.float32),
         np.array([1, 3, 2], dtype=np.uint8),
-        Completeness(4, 3, 3, 2),
+        Completeness(4, 3, 3, 2, 6, 5),
         Timings(0.5, 1.25, 2.0, 3.0, 6.75),
     )
     over_http = read_scores(score_answer(scores, ["a", "b", "c"], None))

@@ -10,7 +10,7 @@ import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from contracts.features import Behaviour, ScoreRequest
+from contracts.request import Behaviour, ScoreRequest
 from param_server import keys
 from serving.app import RunningScorer
 from serving.client import GrpcClient, HttpClient
@@ -26,7 +26,9 @@ async def test_openapi_documents_what_the_door_does(running: RunningScorer) -> N
         assert set(body["schema"]["properties"]) == {
             *("candidates", "behaviours", "scene", "user_id"),
             *("generation", "deadline_ms", "top_k"),
+            *("user", "context", "timestamp_ms", "query"),
         }
+        assert "$ref" not in str(body["schema"])  # nothing that OpenAPI would look for elsewhere
         assert set(score["responses"]) == {"200", "404", "409", "413", "422", "429", "503", "504"}
         assert "application/problem+json" in score["responses"]["429"]["content"]
         answer = await http.post("/v1/score", json=body["example"])

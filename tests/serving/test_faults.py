@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from contracts.bundle import Bundle
 from contracts.errors import InvalidInput, Unavailable
-from contracts.features import ScoreRequest
+from contracts.request import ScoreRequest
 from param_server.connection import connect
 from param_server.embedded import EmbeddedServer
 from param_server.settings import StoreSettings

@@ -19,10 +19,11 @@ from redis.asyncio import Redis
 from contracts.bundle import Bundle, seal
 from contracts.codec import ID_INT8
 from contracts.errors import Unavailable
-from contracts.features import Behaviour, FeatureSchema, ScoreRequest
 from contracts.kernels import build
 from contracts.manifest import Generation, IdTable
 from contracts.ranker_spec import ranker_spec_from_json
+from contracts.request import Behaviour, ScoreRequest
+from contracts.schema import FeatureSchema
 from contracts.window import Window
 from param_server.generations import Generations
 from param_server.id_rows import read_id_rows

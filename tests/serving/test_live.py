@@ -27,10 +27,10 @@ from contracts.errors import (
     Unavailable,
     UnknownVersion,
 )
-from contracts.features import Behaviour, ScoreRequest
 from contracts.items import AttributeField
 from contracts.manifest import Generation, IdTable
 from contracts.ranker_spec import ranker_spec_from_json
+from contracts.request import Behaviour, ScoreRequest
 from contracts.space import Modality
 from param_server import keys
 from param_server.settings import StoreSettings
@@ -201,6 +201,7 @@ MISFITS: dict[str, tuple[dict[str, object], type[RepcenterError], str]] = {
     "rows": ({"id_table": IdTable("t", ID_INT8, 8, 3)}, Conflict, "'t' has 3 of 8"),
     "dim": ({"id_table": IdTable("t", ID_INT8, 4, 30)}, Conflict, "'t' has 30 of 4"),
     "codec": ({"id_table": IdTable("t", ID_FP16, 8, 30)}, UnknownVersion, "id_fp16"),
+    "base": ({"id_table": IdTable("t", ID_INT8, 8, 30, "t0")}, Conflict, "'t' is over 't0'"),
 }
 
 
@@ -220,7 +221,7 @@ def test_a_ranker_that_reads_other_attributes_is_refused(bundles: tuple[Bundle, 
     spec = ranker_spec_from_json(dict(bundles[0].manifest.content))
     table = IdTable("t", ID_INT8, 8, spec.id_row_count)
     generation = Generation(0, "e", "e" * 64, SPACE, "r", "d", table)
-    fewer = replace(spec, schema=replace(spec.schema, vocabularies=spec.schema.vocabularies[:1]))
+    fewer = replace(spec, schema=replace(spec.schema, items=spec.schema.items[:1]))
     with pytest.raises(Conflict, match="reads attributes"):
         check_spec(fewer, generation)
 

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from contracts.errors import DeadlineExceeded, Overloaded
-from contracts.features import Behaviour, ScoreRequest
+from contracts.request import Behaviour, ScoreRequest
 from serving.app import RunningScorer
 from serving.batcher import Admission
 from serving.client import GrpcClient, HttpClient, score_message

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from contracts.errors import InvalidInput, RepcenterError
-from contracts.features import Behaviour, ScoreRequest
+from contracts.request import Behaviour, ScoreRequest
 from param_server.embedded import EmbeddedServer
 from param_server.settings import StoreSettings
 from serving.app import RunningScorer, open_scorer

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from contracts.codec import tombstones
-from contracts.features import Behaviour, ScoreRequest
+from contracts.request import Behaviour, ScoreRequest
 from contracts.scores import Completeness
 from contracts.window import Window
 from serving.app import RunningScorer

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from contracts.errors import InvalidInput
-from contracts.features import FeatureSchema
+from contracts.schema import FeatureSchema
 from tests.training import tiny
 from training.data.samples import Samples
 from training.evaluation import METRICS, IdVectors, evaluate, predict, sigmoid
@@ -93,7 +93,7 @@ def test_predictions_do_not_depend_on_the_batch() -> None:
     torch.set_num_threads(1)
     model = new_ranker("ciubm", tiny.SPACE, SCHEMA, seed=0)
     vectors = np.random.default_rng(0).normal(size=(len(TABLE), 4)).astype(np.float32)
-    ids = IdVectors(vectors, ~TABLE.new)
+    ids = IdVectors(vectors, ~TABLE.new, np.zeros(len(TABLE), np.float32))
     chosen = np.flatnonzero(SAMPLES.splits == 2)
     at_once = predict(model, SAMPLES, chosen, TABLE, ids)
     in_pieces = predict(model, SAMPLES, chosen, TABLE, ids, batch_rows=21)
@@ -105,7 +105,7 @@ def test_predictions_do_not_depend_on_the_batch() -> None:
 
 def test_quantised_ids_are_near_and_not_equal() -> None:
     vectors = np.random.default_rng(0).normal(size=(9, 16)).astype(np.float32)
-    served = IdVectors(vectors, np.ones(9, bool)).quantised().vectors
+    served = IdVectors(vectors, np.ones(9, bool), np.zeros(9, np.float32)).quantised().vectors
     assert not np.array_equal(served, vectors)
     assert (np.abs(served - vectors) <= np.abs(vectors).max(1, keepdims=True) / 253).all()
 

@@ -11,30 +11,35 @@ import pytest
 import torch
 
 from contracts.bundle import Bundle, open_bundle
+from contracts.calibration import UNCALIBRATED, Calibration
 from contracts.codec import ID_INT8, decode_id_rows, id_row_dtype
 from contracts.errors import BrokenBundle, InvalidInput
-from contracts.features import (
-    GRAPH_INPUTS,
-    GRAPH_OUTPUTS,
-    Behaviour,
-    FeatureSchema,
-    ScoreRequest,
-    assemble,
-    item_inputs,
-)
+from contracts.features import GRAPH_OUTPUTS, assemble, item_inputs
 from contracts.kernels import build
 from contracts.onnx_model import OnnxModel, replay
 from contracts.ranker_spec import ranker_spec_from_json
+from contracts.request import Behaviour, ScoreRequest
+from contracts.schema import FeatureSchema
 from param_server.id_rows import read_id_rows
 from tests.training import tiny
+from tests.training.serving_graph.rankers import ranker, requests
+from training.data.interactions import VAL
 from training.evaluation import predict
-from training.export import _example, export_ranker, id_row_table, positive_counts
+from training.export import _example, export_ranker
 from training.graph import PARITY, check_parity, graph_inputs, parity_cases, reference, write_graph
+from training.int8_gate import Int8Gate
 from training.item_table import item_table
 from training.loop import TrainedRanker, TrainingConfig, train_ranker
-from training.models.dmae import Dmae
-from training.recipes.ranker import MODELS, new_ranker
-from training.serving_graph.write import TABULATED, ServingOptions, largest_difference, write_serving_graph
+from training.models.dmae import Dmae, DmaeConfig
+from training.recipes.ranker import MODELS, assess, new_ranker
+from training.serving_graph.write import (
+    TABULATED,
+    WANTED,
+    ServingOptions,
+    largest_difference,
+    write_checked,
+    write_serving_graph,
+)
 from training.vocabularies import fit_vocabularies
 
 HISTORY = 21  # more than a block of DMAE's window, and no multiple of it
@@ -53,6 +58,10 @@ def tolerance(trained: TrainedRanker) -> float:
     return TABULATED if tabulates(trained) else PARITY
 
 
+def calibration_of(bundle: Bundle) -> Calibration:
+    return ranker_spec_from_json(dict(bundle.manifest.content)).calibration
+
+
 def shapes_of(graph: bytes) -> list[tuple[int, ...]]:
     return [tuple(i.dims) for i in onnx.load_from_string(graph).graph.initializer]
 
@@ -66,8 +75,18 @@ def exported(
     model = new_ranker(request.param, tiny.SPACE, SCHEMA, seed=0)
     trained = train_ranker(model, SAMPLES, training, TrainingConfig(epochs=2, batch_rows=60, threads=1))
     directory = tmp_path_factory.mktemp("bundles") / request.param
+    result = assess(trained, SAMPLES, ITEMS, negative_sampling_rate=0.25)
+    assert result.calibrated.calibration.negative_sampling_rate == 0.25
     bundle = export_ranker(
-        trained, ITEMS, SAMPLES, tiny.SPACE, SCHEMA, tiny.ITEM_IDS, directory, report={"auc": 0.5}
+        trained,
+        ITEMS,
+        SAMPLES,
+        tiny.SPACE,
+        SCHEMA,
+        tiny.ITEM_IDS,
+        directory,
+        report={"auc": 0.5},
+        calibrated=result.calibrated,
     )
     return trained, bundle
 
@@ -122,14 +141,15 @@ def test_the_literal_graph_is_in_the_bundle(exported: tuple[TrainedRanker, Bundl
     trained, bundle = exported
     inputs, outputs = bundle.golden()["ranker"]
     literal = OnnxModel(bundle.file("reference.onnx"))
-    assert check_parity(trained.model, literal, inputs) <= PARITY
+    assert check_parity(trained.model, literal, inputs, calibration=calibration_of(bundle)) <= PARITY
     assert np.abs(literal.run(inputs)["logit"] - outputs["logit"]).max() <= tolerance(trained)
     assert np.abs(literal.run(inputs)["score"] - outputs["score"]).max() <= 1e-4
 
 
 def test_the_graph_has_the_signature_and_free_sizes(exported: tuple[TrainedRanker, Bundle]) -> None:
-    model = OnnxModel(exported[1].file("ranker.onnx"))
-    assert model.input_names == GRAPH_INPUTS
+    trained, bundle = exported
+    model = OnnxModel(bundle.file("ranker.onnx"))
+    assert model.input_names == trained.model.config.inputs
     assert model.output_names == GRAPH_OUTPUTS
     assert model.input_shapes["codes"] == ("K", 3 * tiny.DIM)
     assert model.input_shapes["id_known"] == ("K",)
@@ -151,7 +171,8 @@ def test_neither_decoder_nor_id_table_is_in_the_graph(
             if "iddu" in name:
                 torch.nn.init.normal_(weight)
         cells = ranker_spec_from_json(dict(bundle.manifest.content)).report["parity"]["cells"]
-        write_serving_graph(other, tmp_path / "other.onnx", ServingOptions(cells=cells))
+        options = ServingOptions(cells=cells, calibration=calibration_of(bundle))
+        write_serving_graph(other, tmp_path / "other.onnx", options)
         assert (tmp_path / "other.onnx").read_bytes() == raw
     for graph in (raw, literal):
         assert not [i.name for i in onnx.load_from_string(graph).graph.initializer if "iddu" in i.name]
@@ -163,21 +184,26 @@ def test_neither_decoder_nor_id_table_is_in_the_graph(
 def test_torch_and_onnx_agree_on_every_edge(exported: tuple[TrainedRanker, Bundle]) -> None:
     trained, bundle = exported
     model = OnnxModel(bundle.file("ranker.onnx"))
-    id_rows = id_row_table(trained.ids, positive_counts(SAMPLES, len(ITEMS)))
+    id_rows = trained.ids.rows()
     for chosen in (np.arange(1), np.arange(3), np.arange(40)):
         inputs = graph_inputs(SAMPLES, chosen, ITEMS, id_rows, HISTORY)
-        check_parity(trained.model, model, inputs, tolerance(trained))
+        check_parity(trained.model, model, inputs, tolerance(trained), calibration_of(bundle))
         assert largest_difference(trained.model, [model], inputs) <= tolerance(trained)
     kinds = [case for case, _ in parity_cases(inputs)]
     assert {"one candidate", "one behaviour", "empty history", "unknown ids", "no content"} < set(kinds)
     outputs = model.run(inputs)
-    assert np.allclose(outputs["score"], 1 / (1 + np.exp(-outputs["logit"])), atol=1e-6)
+    c = calibration_of(bundle)
+    z = c.scale * outputs["logit"] + c.shift + np.log(0.25)
+    assert np.allclose(outputs["score"], 1 / (1 + np.exp(-z)), atol=1e-6)
+    assert np.abs(outputs["score"] - 1 / (1 + np.exp(-outputs["logit"]))).max() > 0.1
+    wanted = reference(trained.model, inputs, c)
+    assert np.allclose(outputs["score"], wanted["score"], atol=1e-4)
 
 
 def test_history_that_is_only_padding_changes_nothing(exported: tuple[TrainedRanker, Bundle]) -> None:
     trained, bundle = exported
     model = OnnxModel(bundle.file("ranker.onnx"))
-    id_rows = id_row_table(trained.ids, positive_counts(SAMPLES, len(ITEMS)))
+    id_rows = trained.ids.rows()
     inputs = graph_inputs(SAMPLES, np.arange(12), ITEMS, id_rows, HISTORY)
     missing = HISTORY - inputs["behaviours"].shape[1]
     padded = inputs | {
@@ -205,24 +231,17 @@ def test_serving_features_are_training_features(exported: tuple[TrainedRanker, B
                     behaviours=[Behaviour(tiny.ITEM_IDS[i]) for i in history],
                 )
             ],
-            SCHEMA.history_length,
+            SCHEMA,
         )
         place_of = [tiny.ITEM_IDS.index(i) for i in assembled.item_ids]
         id_rows = np.zeros(len(place_of), dtype=id_row_dtype(ID_INT8, SCHEMA.id_dim))
         id_found = np.array([i in stored for i in assembled.item_ids])
         id_rows[id_found] = np.array([stored[i] for i in assembled.item_ids if i in stored], id_rows.dtype)
         inputs = item_inputs(RECORDS[place_of], np.ones(len(place_of), bool), id_rows, id_found, SCHEMA)
-        served = model.run(
-            inputs
-            | {
-                "candidates": assembled.candidates,
-                "behaviours": assembled.behaviours,
-                "behaviour_mask": assembled.behaviour_mask,
-            }
-        )["logit"][0]
+        served = model.run(inputs | assembled.inputs())["logit"][0]
         worst = max(worst, float(np.abs(served - trained_logits[place, : len(shown)]).max()))
 
-        id_table = id_row_table(trained.ids, positive_counts(SAMPLES, len(ITEMS)))
+        id_table = trained.ids.rows()
         same = graph_inputs(SAMPLES, np.array([r]), ITEMS, id_table, HISTORY)
         assert np.allclose(served, model.run(same)["logit"][0], atol=1e-6, rtol=0)
     assert worst <= tolerance(trained)
@@ -238,24 +257,83 @@ def test_id_rows_are_those_of_trained_items_with_their_evidence(
     assert not set(ids) & {tiny.ITEM_IDS[i] for i in np.flatnonzero(tiny.NEW)}
     assert ranker_spec_from_json(dict(bundle.manifest.content)).id_row_count == len(ids)
     assert np.abs(decode_id_rows(rows) - trained.ids.vectors[known]).max() <= rows["scale"].max()
-    positives = [
-        sum(
-            bool((SAMPLES.candidates[r] == k)[SAMPLES.labels[r] == 1].any())
-            for r in np.flatnonzero(SAMPLES.splits == 0)
-        )
+    shown = [
+        sum(bool((SAMPLES.candidates[r] == k).any()) for r in np.flatnonzero(SAMPLES.splits == 0))
         for k in known
     ]
-    assert max(positives) > 1
-    assert np.allclose(rows["evidence"], np.log1p(positives), rtol=1e-3)
+    assert max(shown) > 1
+    assert np.allclose(rows["evidence"], np.log1p(shown), rtol=1e-3)
+
+
+def test_calibration_and_its_curves_are_sealed(exported: tuple[TrainedRanker, Bundle]) -> None:
+    trained, bundle = exported
+    spec = ranker_spec_from_json(dict(bundle.manifest.content))
+    figures = spec.report["calibration"]
+    assert {k: figures[k] for k in spec.calibration.to_json()} == spec.calibration.to_json()
+    assert spec.calibration.scale != 1
+    curves = json.loads(bundle.file("reliability.json").read_text())
+    assert curves["test"]["all"]["after"]["ece"] == figures["test"]["all"]["after"]["ece"]
+    assert sum(curves["test"]["all"]["after"]["curve"]["share"]) == pytest.approx(1)
+    assert "<svg" in bundle.file("reliability.svg").read_text()
+
+    val = np.flatnonzero(SAMPLES.splits == VAL)
+    logits = predict(trained.model, SAMPLES, val, ITEMS, trained.ids.quantised())
+    mask = SAMPLES.candidate_mask[val]
+    labels, scores = SAMPLES.labels[val][mask], spec.calibration.scores(logits)[mask]
+    weight = np.where(labels == 1, 1, 4)
+    ratio = (weight * scores).sum() / labels.sum()
+    assert figures["validation"]["all"]["after"]["ratio"] == pytest.approx(ratio, rel=1e-6)
+    assert figures["validation"]["all"]["after"]["ece"] < figures["validation"]["all"]["before"]["ece"]
+
+
+def test_a_graph_of_another_calibration_is_caught(exported: tuple[TrainedRanker, Bundle]) -> None:
+    trained, bundle = exported
+    inputs, _ = bundle.golden()["ranker"]
+    for name in ("ranker.onnx", "reference.onnx"):
+        with pytest.raises(BrokenBundle, match="off its calibrated logit"):
+            check_parity(
+                trained.model, OnnxModel(bundle.file(name)), inputs, tolerance(trained), UNCALIBRATED
+            )
+
+
+def test_a_steep_calibration_wants_a_finer_table(tmp_path: Path) -> None:
+    made, inputs = ranker(DmaeConfig(dim=16)), requests(2, 15, 33)
+    cells = []
+    for scale in (1.0, 30.0):
+        options = ServingOptions(cells=1, calibration=Calibration(scale))
+        parity = write_checked(made, tmp_path / "ranker.onnx", inputs, options)
+        assert scale * parity.tabulated <= WANTED
+        cells.append(parity.cells or 0)
+    assert cells[1] > cells[0]
+    with pytest.raises(BrokenBundle, match="serving graph: a logit differs"):
+        write_checked(
+            made,
+            tmp_path / "ranker.onnx",
+            inputs,
+            ServingOptions(cells=1024, calibration=Calibration(1e6)),
+        )
+
+
+def test_the_int8_gate_is_in_the_export(exported: tuple[TrainedRanker, Bundle], tmp_path: Path) -> None:
+    trained, bundle = exported
+    figures = ranker_spec_from_json(dict(bundle.manifest.content)).report["int8"]
+    assert (figures["most_change"], figures["least_pairs"], figures["gated"]) == (5e-4, 100_000, False)
+    assert figures["change"] == figures["auc_int8"] - figures["auc_float"]
+    coarse = copy.deepcopy(trained.ids.vectors)
+    coarse[1:, 0] = 1e4 * np.sign(coarse[1:, 0])  # one huge column: int8 has nothing left for the others
+    broken = dataclasses.replace(trained, ids=dataclasses.replace(trained.ids, vectors=coarse))
+    gate = Int8Gate(most_change=0, least_pairs=1)
+    rest = (ITEMS, SAMPLES, tiny.SPACE, SCHEMA, tiny.ITEM_IDS, tmp_path / "bundle")
+    with pytest.raises(BrokenBundle, match="int8 ID rows change the validation AUC by"):
+        export_ranker(broken, *rest, int8=gate)
+    assert not list((tmp_path / "bundle").iterdir())
 
 
 def test_a_graph_of_other_weights_is_caught(exported: tuple[TrainedRanker, Bundle], tmp_path: Path) -> None:
     trained, _ = exported
     name = next(n for n in MODELS if new_ranker(n, tiny.SPACE, SCHEMA, 0).config == trained.model.config)
     write_graph(new_ranker(name, tiny.SPACE, SCHEMA, seed=9).eval(), tmp_path / "other.onnx")
-    inputs = graph_inputs(
-        SAMPLES, np.arange(3), ITEMS, id_row_table(trained.ids, np.zeros(len(ITEMS), int)), 8
-    )
+    inputs = graph_inputs(SAMPLES, np.arange(3), ITEMS, trained.ids.rows(), 8)
     with pytest.raises(BrokenBundle, match="a logit differs"):
         check_parity(trained.model, OnnxModel(tmp_path / "other.onnx"), inputs)
 

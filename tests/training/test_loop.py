@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from contracts.errors import Conflict, InvalidInput
-from contracts.features import FeatureSchema
+from contracts.schema import FeatureSchema
 from tests.training import tiny
 from training.checkpoints import load_checkpoint, save_checkpoint
 from training.data.samples import Samples
 from training.evaluation import evaluate, predict
 from training.item_table import ItemTable, item_table
-from training.loop import LossNotFinite, StepReport, TrainedRanker, TrainingConfig, train_ranker
+from training.loop import StepReport, TrainedRanker, TrainingConfig, train_ranker
 from training.recipes.ranker import new_ranker
+from training.step import LossNotFinite
 from training.vocabularies import fit_vocabularies
 
 SAMPLES = tiny.samples()

@@ -37,13 +37,34 @@ def run() -> RankerRun:
 
 def test_the_summary_has_the_shape_that_the_demo_writes(run: RankerRun) -> None:
     out = summary(run.results)
-    assert list(out) == ["auc", "auc_warm", "auc_new", "gauc", "logloss"]
+    assert list(out) == ["auc", "auc_warm", "auc_new", "gauc", "logloss", "calibration"]
     assert list(out["gauc"]) == ["user", "request"]
     flat = [out[k] for k in ("auc", "auc_warm", "auc_new", "logloss")]
     for figures in (*flat, *out["gauc"].values()):
         assert tuple(figures) == MODELS
         assert all(isinstance(value, float) for value in figures.values())
     assert out["auc"]["dmae"] == run.results["dmae"].report["test"]["all"]["auc"]
+
+
+def test_the_summary_says_how_far_scores_can_be_believed(run: RankerRun) -> None:
+    figures = summary(run.results)["calibration"]
+    assert tuple(figures) == MODELS
+    for name, of_model in figures.items():
+        calibrated = run.results[name].calibrated
+        assert of_model["scale"] == calibrated.calibration.scale
+        assert of_model["negative_sampling_rate"] == 1
+        for group in ("all", "warm", "new"):
+            both = calibrated.test[group]
+            assert of_model[group]["ece_before"] == both.before.ece
+            assert of_model[group]["ratio_after"] == both.after.ratio
+        assert calibrated.validation["all"].after.ratio == pytest.approx(1, abs=0.02)
+
+
+def test_every_model_with_dmae_says_how_its_buckets_are_used(run: RankerRun) -> None:
+    assert {name for name, result in run.results.items() if "bucket_use" in result.report} == {"dmae"}
+    use = run.results["dmae"].report["bucket_use"]
+    assert set(use) == {"text", "image"}
+    assert min(use.values()) > 0.25
 
 
 def test_content_finds_what_ids_cannot(run: RankerRun) -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from contracts.errors import InvalidInput
 from contracts.items import MAX_FIELD_CHARACTERS, AttributeField, AttributeValue, Item
 from training.data.pictures import IMAGE, Pictures, find_pictures
 from training.data.schema import TITLE, attribute_fields, text_fields
-from training.data.table import Array, Table, as_text, is_bytes, is_text, mask, read_table
+from training.data.table import Array, Table, as_text, is_bytes, is_text, mask, read_table, read_types
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -61,11 +60,7 @@ def load_catalogue(
         raise InvalidInput(items.name, 0, "has no rows")
     item_ids: list[str] = ids.to_pylist()
     row_of = {item_id: row for row, item_id in enumerate(item_ids)}
-    if len(row_of) != len(item_ids):
-        codes = ids.dictionary_encode().indices.to_numpy()
-        repeated = np.ones(len(codes), dtype=bool)
-        repeated[np.unique(codes, return_index=True)[1]] = False
-        items.refuse("item_id", repeated, "is there twice")
+    items.refuse_repeated("item_id")
     texts = text_fields(items, named_text)
     attributes = attribute_fields(items, named_attributes)
     title = items.column(TITLE)
@@ -86,13 +81,10 @@ def load_catalogue(
 
 def _without_pictures(path: Path) -> list[str] | None:
     """All columns of the file but its pictures, which are read when asked for."""
-    if not path.is_file():
-        return None
-    try:
-        schema = pq.read_schema(path)
-    except (pa.ArrowException, OSError):
+    types = read_types(path)
+    if types is None:
         return None  # read_table says what is wrong with it
-    return [n for n in schema.names if not (n == IMAGE or is_bytes(schema.field(n).type))]
+    return [n for n, kind in types.items() if not (n == IMAGE or is_bytes(kind))]
 
 
 def _text_column(items: Table, name: str) -> Array:

@@ -10,21 +10,31 @@ contracts.features.align_histories turns slices into right-aligned (B, T) arrays
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import InvalidInput
+from contracts.schema import FeatureSchema
+from training.data.context import RequestColumns
+from training.data.cutoffs import Cutoffs, own_cutoffs, redraw_cutoffs
 from training.data.dataset import Dataset
-from training.data.interactions import TEST, Interactions
+from training.data.interactions import SPLITS, TEST, Interactions
+from training.data.request_inputs import RequestInputs, Said
 
 MAX_CANDIDATES = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """R samples in time order, N candidates each. Items are catalogue rows + 1, 0 is padding."""
+    """R samples in time order, N candidates each. Items are catalogue rows + 1, 0 is padding.
+
+    said: what users and requests say beside items; inputs: the same as one schema reads it (`read_by`).
+    """
 
     candidates: npt.NDArray[np.int32]  # (R, N), left-aligned
     labels: npt.NDArray[np.float32]  # (R, N), 0 at padding
@@ -36,16 +46,39 @@ class Samples:
     liked: npt.NDArray[np.int32]  # (P,) items by user, then time
     starts: npt.NDArray[np.int64]  # (R,) into liked
     ends: npt.NDArray[np.int64]  # (R,) into liked, exclusive
+    liked_at: npt.NDArray[np.int64] | None = None  # (P,) seconds, None where times are not exact
+    skips: npt.NDArray[np.int64] | None = None  # (R,) the place in liked that is left out, -1 = none
+    said: Said = field(default_factory=Said)
+    inputs: RequestInputs = field(default_factory=RequestInputs)
+    report: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.users)
 
+    def take(self, chosen: npt.NDArray[np.int64]) -> Samples:
+        """The samples `chosen`: (R',)."""
+        names = ("candidates", "labels", "candidate_mask", "users", "splits", "timestamps", "requests")
+        rows = {name: getattr(self, name)[chosen] for name in (*names, "starts", "ends")}
+        return dataclasses.replace(self, **rows, skips=None if self.skips is None else self.skips[chosen])
 
-def build_samples(dataset: Dataset, new: npt.NDArray[np.bool_], history_length: int) -> Samples:
+    def read_by(self, schema: FeatureSchema) -> Samples:
+        """The same samples, whose batches hold what this schema reads of users and requests.
+
+        Raises InvalidInput where it reads a column, a query or time gaps that the data does not have.
+        """
+        if schema.time_gaps and self.liked_at is None:
+            raise InvalidInput("schema.time_gaps", True, "needs exact times: these samples have none")
+        return dataclasses.replace(self, inputs=self.said.read_by(schema))
+
+
+def build_samples(
+    dataset: Dataset, new: npt.NDArray[np.bool_], history_length: int, *, seed: int = 0
+) -> Samples:
     """The samples of a dataset.
 
     new: (I,) bool; such items are no candidates in train and val, but stay in histories.
     history_length: T, the most recent likes kept. A request of more than MAX_CANDIDATES is cut into several.
+    seed: of the cut-offs of train positives, redrawn where the log has imputed times (training.data.cutoffs).
     """
     log = dataset.interactions
     if history_length < 1:
@@ -55,8 +88,10 @@ def build_samples(dataset: Dataset, new: npt.NDArray[np.bool_], history_length: 
     kept = np.flatnonzero((log.splits == TEST) | ~new[log.items])
     if not len(kept):
         raise InvalidInput("new", int(new.sum()), "leaves no candidate")
-    kept = kept[np.argsort(log.requests[kept], kind="stable")]
-    sample, place = _places(log.requests[kept])
+    cutoffs = own_cutoffs(log) if log.imputed is None else redraw_cutoffs(log, seed)
+    kept = kept[np.argsort(cutoffs.requests[kept], kind="stable")]
+    requests = cutoffs.requests[kept]
+    sample, place = _places(requests)
     firsts = np.flatnonzero(place == 0)
     heads = kept[firsts]
     shape = (len(firsts), int(place.max()) + 1)
@@ -64,20 +99,19 @@ def build_samples(dataset: Dataset, new: npt.NDArray[np.bool_], history_length: 
     labels = np.zeros(shape, dtype=np.float32)
     candidates[sample, place] = log.items[kept] + 1
     labels[sample, place] = log.labels[kept]
-    begins = _begins(log)[log.requests[heads]]
-    liked, starts, ends = _histories(log, log.users[heads], begins, history_length)
-    return Samples(
+    history = _histories(log, heads, cutoffs, history_length)
+    samples = Samples(
         candidates=candidates,
         labels=labels,
         candidate_mask=candidates > 0,
         users=log.users[heads],
         splits=log.splits[heads],
-        timestamps=begins,
-        requests=log.requests[heads],
-        liked=liked,
-        starts=starts,
-        ends=ends,
+        timestamps=cutoffs.asked[requests[firsts]],
+        requests=requests[firsts],
+        **history,
+        said=_said(dataset, cutoffs),
     )
+    return dataclasses.replace(samples, report=_report(dataset, samples, cutoffs, len(kept)))
 
 
 def _places(requests: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -89,27 +123,64 @@ def _places(requests: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt
     return np.cumsum(place == 0) - 1, place
 
 
-def _begins(log: Interactions) -> npt.NDArray[np.int64]:
-    """The time of each request's earliest row; rows are sorted by time."""
-    out = np.empty(int(log.requests.max()) + 1, dtype=np.int64)
-    out[log.requests[::-1]] = log.timestamps[::-1]
-    return out
-
-
 def _histories(
-    log: Interactions,
-    users: npt.NDArray[np.int32],
-    times: npt.NDArray[np.int64],
-    history_length: int,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """liked (P,), starts and ends (R,) for requests of `users` (R,) at `times` (R,) seconds."""
+    log: Interactions, heads: npt.NDArray[np.int64], cutoffs: Cutoffs, history_length: int
+) -> dict[str, Any]:
+    """liked, liked_at, starts, ends, skips of the samples whose first rows are `heads`: (R,)."""
     positives = np.flatnonzero(log.labels == 1)
     positives = positives[np.argsort(log.users[positives], kind="stable")]  # by user, then time
+    users, times = log.users[heads], cutoffs.asked[cutoffs.requests[heads]]
     # one sortable key for (user, time): times as their rank, so that the product stays small
     _, ranks = np.unique(np.concatenate([log.timestamps[positives], times]), return_inverse=True)
     span = int(ranks.max()) + 1
     keys = log.users[positives].astype(np.int64) * span + ranks[: len(positives)]
     asked = users.astype(np.int64) * span
     ends = np.searchsorted(keys, asked + ranks[len(positives) :], side="left")
-    starts = np.maximum(np.searchsorted(keys, asked, side="left"), ends - history_length)
-    return log.items[positives] + 1, starts.astype(np.int64), ends.astype(np.int64)
+    skips = np.full(len(heads), -1, dtype=np.int64)
+    moved = np.flatnonzero(cutoffs.redrawn[heads])
+    if len(moved):
+        place = np.full(len(log), -1, dtype=np.int64)
+        place[positives] = np.arange(len(positives))
+        own = place[heads[moved]]
+        inside = own < ends[moved]
+        skips[moved[inside]] = own[inside]
+        ends[moved[inside]] += 1  # the next like, at the drawn time itself, so that no hole is left
+    starts = np.searchsorted(keys, asked, side="left")
+    starts = np.maximum(starts, ends - history_length - (skips >= 0))
+    exact = log.imputed is None
+    return {
+        "liked": log.items[positives] + 1,
+        "liked_at": log.timestamps[positives] if exact else None,
+        "starts": starts.astype(np.int64),
+        "ends": ends.astype(np.int64),
+        "skips": None if exact else skips,
+    }
+
+
+def _said(dataset: Dataset, cutoffs: Cutoffs) -> Said:
+    log = dataset.interactions
+    own = np.array_equal(cutoffs.source, np.arange(len(cutoffs.source)))
+    context: RequestColumns | None = log.context
+    if context is not None and not own:
+        context = context.take(cutoffs.source)
+    asked = None if log.queries is None else log.queries[cutoffs.source]
+    return Said(dataset.users, context, dataset.queries if asked is not None else None, asked)
+
+
+def _report(dataset: Dataset, samples: Samples, cutoffs: Cutoffs, kept: int) -> dict[str, Any]:
+    """The dataset's report, and counts of what the samples leave out."""
+    log = dataset.interactions
+    length = samples.ends - samples.starts
+    if samples.skips is not None:
+        length = length - (samples.skips >= 0)
+    return {
+        **dataset.report,
+        "samples": len(samples),
+        "samples_without_history": {
+            name: int(((samples.splits == number) & (length == 0)).sum())
+            for number, name in enumerate(SPLITS)
+        },
+        "excluded_new_item_before_test": len(log) - kept,
+        "requests_left_empty": len(cutoffs.asked) - len(np.unique(samples.requests)),
+        "redrawn_cutoffs": int(cutoffs.redrawn.sum()),
+    }

@@ -3,11 +3,14 @@
 Inferred text: `title`, then names (short strings), then prose, each in the file's order; of a pair
 `<name>_short` and `<name>_long` the long one only. Inferred attributes: strings whose "|"-separated
 tokens are few and recur (categorical), and numbers (numeric). Ids, pictures, splits and times are neither.
+
+Columns of users and requests are inferred like attributes, but for two differences: strings may have any
+number of distinct tokens, as long as they recur, and booleans are numbers (0, 1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +19,7 @@ import pyarrow.compute as pc
 
 from contracts.errors import InvalidInput
 from contracts.items import MAX_FIELDS, AttributeField
+from contracts.schema import Encoding
 from training.data.table import Array, Table, as_text, is_number, is_text
 
 TITLE = "title"
@@ -23,6 +27,7 @@ MAX_TOKENS = 200  # distinct tokens of a categorical attribute
 MIN_ITEMS_PER_TOKEN = 3.0
 MAX_TOKEN_CHARACTERS = 64.0  # mean over tokens: longer ones are sentences
 MAX_SLOTS = 6
+_CATEGORICAL = ("vocabulary", "hash")
 PROSE_CHARACTERS = 80.0  # mean length from which a column is prose
 
 
@@ -59,6 +64,55 @@ def attribute_fields(items: Table, named: Sequence[str] | None) -> tuple[Attribu
         elif is_number(values.type) and not _is_time(name) and _varies(values):
             fields.append(AttributeField(name, "numeric"))
     return tuple(fields[:MAX_FIELDS])
+
+
+def request_fields(
+    table: Table,
+    named: Sequence[str] | None,
+    encodings: Mapping[str, Encoding],
+    reserved: Collection[str],
+    what: str,
+) -> tuple[AttributeField, ...]:
+    """The columns that are said of users or requests, in order. named: None to infer; encodings: by name.
+
+    table: one row per user or request; reserved: columns that mean something else. An encoding says whether
+    a column is categorical or numeric. Raises InvalidInput that names `what` or the column.
+    """
+    if named is not None:
+        _check_named(table, named, what)
+        for name in named:
+            if name in reserved:
+                raise InvalidInput(what, name, "has a meaning of its own")
+        return tuple(_request_field(table, name, encodings.get(name)) for name in named)
+    fields = []
+    for name, values in table.columns.items():
+        if name in reserved or (name not in encodings and (_is_reserved(name) or _is_time(name))):
+            continue
+        text = is_text(values.type)
+        if name in encodings or (_recurs(values, None) if text else _is_count(values) and _varies(values)):
+            fields.append(_request_field(table, name, encodings.get(name)))
+    return tuple(fields[:MAX_FIELDS])
+
+
+def _request_field(table: Table, name: str, encoding: Encoding | None) -> AttributeField:
+    values = table.column(name)
+    text = is_text(values.type)
+    categorical = encoding in _CATEGORICAL if encoding is not None else text
+    if not text and not _is_count(values):
+        raise table.wrong_type(name, "strings, lists of strings or numbers, to be read by rankers")
+    if categorical and pa.types.is_boolean(values.type):
+        raise table.wrong_type(name, "strings or numbers, to be categorical")
+    if not categorical and text:
+        raise table.wrong_type(name, f"numbers, to be read as {encoding}")
+    return (
+        AttributeField(name, "categorical", _slots(values))
+        if categorical
+        else AttributeField(name, "numeric")
+    )
+
+
+def _is_count(values: Array) -> bool:
+    return is_number(values.type) or bool(pa.types.is_boolean(values.type))
 
 
 def _check_named(items: Table, named: Sequence[str], what: str) -> None:
@@ -112,11 +166,12 @@ def _tokens(values: Array) -> tuple[Array, npt.NDArray[np.int64]]:
     return flat.filter(kept), np.bincount(owners, minlength=len(values))
 
 
-def _recurs(values: Array) -> bool:
+def _recurs(values: Array, most: int | None = MAX_TOKENS) -> bool:
     tokens, _ = _tokens(values)
     distinct = pc.count_distinct(tokens).as_py()
     return (
-        2 <= distinct <= MAX_TOKENS
+        distinct >= 2
+        and (most is None or distinct <= most)
         and len(tokens) >= MIN_ITEMS_PER_TOKEN * distinct
         and _mean_length(tokens) <= MAX_TOKEN_CHARACTERS
     )

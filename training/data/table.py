@@ -69,6 +69,14 @@ class Table:
             self.refuse(name, sizes > MAX_ID_BYTES, f"exceeds {MAX_ID_BYTES} bytes")
         return values
 
+    def refuse_repeated(self, name: str) -> None:
+        """Raise about the first id of the column that is there a second time."""
+        codes, distinct = self.codes(name)
+        if len(distinct) != self.rows:
+            repeated = np.ones(self.rows, dtype=bool)
+            repeated[np.unique(codes, return_index=True)[1]] = False
+            self.refuse(name, repeated, "is there twice")
+
     def codes(self, name: str) -> tuple[npt.NDArray[np.int64], list[str]]:
         """Ids as numbers: (R,) int64 codes by first appearance, and the K distinct ids as strings."""
         encoded = self.ids(name).dictionary_encode()
@@ -86,6 +94,21 @@ class Table:
             values = values.cast(pa.int8())
         out: npt.NDArray[np.float64] = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         return out
+
+    def vectors(self, name: str) -> npt.NDArray[np.float32]:
+        """(R, d) float32 of a column of lists, all of one width; zero where the list is null or empty."""
+        values = self.column(name)
+        if not is_list_of_numbers(values.type):
+            raise self.wrong_type(name, "lists of numbers")
+        lists = values.cast(pa.large_list(pa.float64()))
+        sizes = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+        width = int(sizes.max(initial=0))
+        self.refuse(name, (sizes != 0) & (sizes != width), f"must hold {width} numbers, as other rows do")
+        out = np.zeros((self.rows, width), dtype=np.float64)
+        out[sizes > 0] = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        large: npt.NDArray[np.float64] = np.abs(out).max(axis=1, initial=0.0)
+        self.refuse(name, ~(large <= np.finfo(np.float32).max), "must hold finite numbers that fit float32")
+        return out.astype(np.float32)
 
     def seconds(self, name: str) -> npt.NDArray[np.int64]:
         """(R,) int64 seconds, not negative: integers, floats and parquet timestamps, rounded down."""
@@ -122,6 +145,18 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> Table:
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(path.name, str(path), f"is not a readable parquet file ({error})") from error
     return Table(path.name, {name: _plain(path.name, name, data[name]) for name in wanted}, data.num_rows)
+
+
+def read_types(path: Path) -> dict[str, Any] | None:
+    """The arrow type of each column of a file, of a dictionary's values; None where it cannot be read."""
+    if not path.is_file():
+        return None
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError):
+        return None
+    kinds = {f.name: f.type for f in schema}
+    return {n: k.value_type if pa.types.is_dictionary(k) else k for n, k in kinds.items()}
 
 
 def _plain(file: str, name: str, values: Any) -> Array:
@@ -182,6 +217,17 @@ def is_list_of_text(kind: Any) -> bool:
     """Whether an arrow type holds lists of strings."""
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     return bool(lists and is_text(kind.value_type))
+
+
+def is_list_of_numbers(kind: Any) -> bool:
+    """Whether an arrow type holds lists of integers or floats."""
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(lists and is_number(kind.value_type))
+
+
+def is_nested(kind: Any) -> bool:
+    """Whether an arrow type holds anything but single values and lists of strings."""
+    return bool(pa.types.is_nested(kind) and not is_list_of_text(kind))
 
 
 def is_number(kind: Any) -> bool:

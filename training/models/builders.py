@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from training.models.ciubm import CiubmConfig, Weighting
+from training.models.columns import AttributeTable
 from training.models.config import ContentConfig, RankerConfig
 from training.models.dmae import DmaeConfig
 from training.models.id_interest import IdInterestKind
-from training.models.items import AttributeTable
 from training.models.similarity import Modality
 
 

@@ -6,21 +6,29 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from contracts.errors import InvalidInput
+from contracts.features import OPTIONAL_INPUTS, REQUIRED_INPUTS
 from training.models.ciubm import CiubmConfig
+from training.models.columns import AttributeTable
 from training.models.dmae import DmaeConfig
 from training.models.documents import from_document, to_document
 from training.models.id_interest import IdInterestKind
-from training.models.items import AttributeTable
+from training.models.items import ItemContentConfig
+from training.models.query import QueryConfig
+from training.models.recency import RecencySimilarityConfig
 from training.models.similarity import Modality
 from training.models.simtier import SimTierConfig
 from training.models.target_vector import TargetVectorConfig
 
-ContentConfig = CiubmConfig | DmaeConfig | SimTierConfig | TargetVectorConfig
+ContentConfig = (
+    CiubmConfig | DmaeConfig | SimTierConfig | TargetVectorConfig | RecencySimilarityConfig | QueryConfig
+)
 CONTENT_KINDS: dict[str, type[ContentConfig]] = {
     "ciubm": CiubmConfig,
     "dmae": DmaeConfig,
     "simtier": SimTierConfig,
     "target_vector": TargetVectorConfig,
+    "recency_similarity": RecencySimilarityConfig,
+    "query": QueryConfig,
 }
 
 
@@ -28,17 +36,23 @@ CONTENT_KINDS: dict[str, type[ContentConfig]] = {
 class RankerConfig:
     """modalities: the space's, in its order. attributes: the item columns. id_dim: d_id.
 
+    context: the columns of users and requests. id_trust: ID vectors count by their evidence. item_content:
+    content inside every item embedding. time_gaps: DIN's behaviours carry the time since them.
     history_length: T_max, the size of every position table. content: any set of content modules, in order.
     """
 
     modalities: tuple[Modality, ...]
     attributes: AttributeTable = field(default_factory=AttributeTable)
+    context: AttributeTable = field(default_factory=AttributeTable)
     id_dim: int = 16
     attribute_dim: int = 8
+    id_trust: bool = False
+    item_content: ItemContentConfig | None = None
     history_length: int = 64
     id_interest: IdInterestKind = "din_position"
     din_hidden: tuple[int, ...] = (80, 40)
     din_softmax: bool = False
+    time_gaps: bool = False
     content: tuple[ContentConfig, ...] = ()
     hidden: tuple[int, ...] = (200, 80)
 
@@ -61,16 +75,41 @@ class RankerConfig:
                 where = f"ranker.modalities.{modality.name}.start"
                 raise InvalidInput(where, modality.start, f"must be {start}")
             start += modality.dim
-        for i, content in enumerate(self.content):
-            for name in content.modalities:
+        if self.time_gaps and self.id_interest not in ("din", "din_position"):
+            raise InvalidInput("ranker.time_gaps", self.id_interest, "needs din or din_position")
+        readers = [(f"content[{i}]", content.modalities) for i, content in enumerate(self.content)]
+        if self.item_content is not None:
+            readers.append(("item_content", self.item_content.modalities))
+        for where, read in readers:
+            for name in read:
                 if name not in names:
-                    raise InvalidInput(f"ranker.content[{i}]", name, f"is not one of the modalities {names}")
+                    raise InvalidInput(f"ranker.{where}", name, f"is not one of the modalities {names}")
 
     @property
     def content_modalities(self) -> tuple[str, ...]:
-        """The modalities that some content module reads, in the space's order."""
-        used = {name for content in self.content for name in content.modalities}
+        """The modalities of which some content module compares target and history, in the space's order."""
+        used = {name for c in self.content if not isinstance(c, QueryConfig) for name in c.modalities}
         return tuple(m.name for m in self.modalities if m.name in used)
+
+    @property
+    def query_modalities(self) -> tuple[str, ...]:
+        """The modalities of which a search's vector is read, in the space's order."""
+        used = {name for c in self.content if isinstance(c, QueryConfig) for name in c.modalities}
+        return tuple(m.name for m in self.modalities if m.name in used)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The graph inputs of contracts.features that a ranker of this configuration reads."""
+        optional = {
+            "attribute_values": self.attributes.scaled,
+            "id_evidence": self.id_trust,
+            "gaps": self.time_gaps,
+            "context": bool(self.context.slots),
+            "context_values": self.context.scaled,
+            "query_codes": bool(self.query_modalities),
+            "query_inv_norm": bool(self.query_modalities),
+        }
+        return REQUIRED_INPUTS + tuple(name for name in OPTIONAL_INPUTS if optional[name])
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON document; each content module carries its `kind`."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from contracts.errors import InvalidInput
+from training.draws import derive, uniform
 from training.losses import Decoder
 from training.models.iddu import Iddu, interest_distribution
 from training.models.layers import mean_weights, table
@@ -144,7 +145,10 @@ class Dmae(nn.Module):
     def _decode(self, view: View, similarities: list[Tensor], tokens: list[Tokens]) -> Tensor:
         """L_dec, eq 13: the sum over both modalities."""
         losses = []
-        for iddu, r, x in zip(self.iddu, similarities, tokens, strict=True):
+        for m, (iddu, r, x) in enumerate(zip(self.iddu, similarities, tokens, strict=True)):
+            draws = None
+            if view.draw_keys is not None:
+                draws = uniform(derive(view.draw_keys.reshape(-1, 1), view.ages + (m << 32)))
             target = interest_distribution(
                 r,
                 x.mask.view(r.shape),
@@ -153,5 +157,5 @@ class Dmae(nn.Module):
                 regions=self.regions,
                 history_length=self.history_length,
             )
-            losses.append(iddu(x, target.flatten(0, 1)))
+            losses.append(iddu(x, target.flatten(0, 1), draws))
         return torch.stack(losses).sum()

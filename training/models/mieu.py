@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.models.dense import dense
 from training.models.layers import table
 
 
@@ -57,7 +58,7 @@ class Mieu(nn.Module):
             hidden = F.embedding(bucket, torch.relu(self.w1(self.buckets)))
         left, right = self.w2.weight[:, :d], self.w2.weight[:, d:]
         by_age = F.linear(F.embedding(ages, self.position), right, self.w2.bias)  # (T, d)
-        return (F.linear(hidden, left).view(b, n, t, d) + by_age).relu_()
+        return (dense(hidden, left).view(b, n, t, d) + by_age).relu_()
 
     def _embed(self, r: Tensor, bucket: Tensor) -> Tensor:
         """W_1 (r^d ⊕ r^sc) + b_1: (P,) -> (P, d)."""
@@ -67,4 +68,4 @@ class Mieu(nn.Module):
         waves = torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)  # the paper's pairs, all sines first
         weight = torch.cat([self.w1.weight[:, d::2], self.w1.weight[:, d + 1 :: 2]], dim=1)
         scaled = (self.scale * r + self.shift).unsqueeze(1)
-        return torch.addcmul(F.linear(waves, weight, self.w1.bias), F.embedding(bucket, by_bucket), scaled)
+        return torch.addcmul(dense(waves, weight, self.w1.bias), F.embedding(bucket, by_bucket), scaled)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.models.dense import dense
 from training.models.layers import masked_softmax, pool
 from training.models.window import window_attention
 
@@ -55,7 +56,7 @@ class IntraModal(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tokens:
         d = self.w_q.out_features
-        queries = F.linear(tokens, torch.matmul(self.w_k.weight.t(), self.w_q.weight) * d**-0.5)
+        queries = dense(tokens, torch.matmul(self.w_k.weight.t(), self.w_q.weight) * d**-0.5)
         read = window_attention(queries, tokens, mask, radius=self.radius, causal=self.causal)
         if not self.residual and self.norm is None:
             return Tokens(read, self.w_v.weight, mask)

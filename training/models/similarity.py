@@ -62,8 +62,11 @@ def compare(
     """One modality of K rows, gathered and compared in one batched matmul.
 
     codes: (K, d_m) int8; inv_norm: (K,) float32; candidates: (B, N) int32; behaviours: (B, T) int32;
-    behaviour_mask: (B, T) bool.
+    behaviour_mask: (B, T) bool. Under autocast too everything here is float32.
     """
+    if torch.is_autocast_enabled(codes.device.type):
+        with torch.autocast(codes.device.type, enabled=False):
+            return compare(codes, inv_norm, candidates, behaviours, behaviour_mask)
     candidate_codes = _take(codes, candidates).float()
     behaviour_codes = _take(codes, behaviours).float()
     candidate_inv_norm = _take(inv_norm, candidates)
@@ -73,6 +76,24 @@ def compare(
     present = behaviour_mask & (behaviour_inv_norm > 0)
     mask = present.unsqueeze(1) & (candidate_inv_norm > 0).unsqueeze(2)
     return Compared(candidate_codes, candidate_inv_norm, behaviour_codes, behaviour_inv_norm, cosine, mask)
+
+
+def query_cosine(
+    codes: Tensor, inv_norm: Tensor, candidates: Tensor, query_codes: Tensor, query_inv_norm: Tensor
+) -> Tensor:
+    """One modality of K rows against one query per request, and whether both are there: (B, N, 2).
+
+    codes: (K, d_m) int8; inv_norm: (K,) float32; candidates: (B, N) int32; query_codes: (B, d_m) int8;
+    query_inv_norm: (B,) float32. Under autocast too everything here is float32.
+    """
+    if torch.is_autocast_enabled(codes.device.type):
+        with torch.autocast(codes.device.type, enabled=False):
+            return query_cosine(codes, inv_norm, candidates, query_codes, query_inv_norm)
+    shown = _take(inv_norm, candidates)
+    dot = torch.matmul(_take(codes, candidates).float(), query_codes.float().unsqueeze(2)).squeeze(2)
+    cosine = (dot * shown) * query_inv_norm.unsqueeze(1)
+    there = (shown > 0) & (query_inv_norm > 0).unsqueeze(1)
+    return torch.stack([cosine, there.float()], dim=2)
 
 
 def unit_interval(cosine: Tensor, calibration: tuple[float, float] = (1.0, 0.0)) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every interest module sees of a batch, and what it gives back."""
+"""What a ranker is asked, what every interest module sees of it, and what it gives back."""
 
 from __future__ import annotations
 
@@ -10,6 +10,20 @@ from torch import Tensor
 from training.models.similarity import Compared
 
 
+class Requests(NamedTuple):
+    """B requests over K item rows (contracts.features); None where the ranker does not read it."""
+
+    candidates: Tensor  # (B, N) int32
+    behaviours: Tensor  # (B, T) int32, newest last
+    behaviour_mask: Tensor  # (B, T) bool
+    gaps: Tensor | None = None  # (B, T) int32, contracts.features.gap_buckets
+    context: Tensor | None = None  # (B, C) int32, rows of the users' and contexts' table
+    context_values: Tensor | None = None  # (B, C) float32
+    query_codes: Tensor | None = None  # (B, D) int8
+    query_inv_norm: Tensor | None = None  # (B, M) float32, 0 = no such query vector
+    draw_keys: Tensor | None = None  # (B, N) int64, training.draws: what a step draws for each candidate
+
+
 class View(NamedTuple):
     """B requests, gathered: the behaviours' side holds one row per request, never one per candidate."""
 
@@ -18,6 +32,9 @@ class View(NamedTuple):
     behaviour_mask: Tensor  # (B, T) bool
     ages: Tensor  # (T,) int64, newest 0
     content: Mapping[str, Compared]  # by modality name
+    gaps: Tensor | None = None  # (B, T) int32
+    query: Mapping[str, Tensor] = {}  # by modality name: (B, N, 2) cosine of query and candidate, and whether
+    draw_keys: Tensor | None = None  # (B, N) int64
 
 
 class ContentOutput(NamedTuple):

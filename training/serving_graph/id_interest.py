@@ -26,6 +26,8 @@ def id_interest(b: GraphBuilder, inputs: Inputs, module: MeanInterest | DinInter
         rows = b.const(array(module.position)[::-1])
         start = b.op("Neg", b.size(keys, 1))
         keys = b.op("Add", keys, b.slice(rows, start, _BIG, 0))
+    if module.gaps is not None:
+        keys = b.op("Add", keys, b.op("Gather", b.const(array(module.gaps)), "gaps"))
     scores = _scores(b, inputs, keys, module)
     mask = b.unsqueeze(inputs.mask, 1)
     if module.softmax:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from training.models.columns import ColumnEmbedding
 from training.models.items import ItemEmbedding
 from training.models.ranker import Ranker
 from training.models.similarity import Modality
@@ -56,6 +57,21 @@ class Inputs:
             self._cosine[name] = b.op("Mul", scaled, c.behaviour_inv_norm)
         return self._cosine[name]
 
+    def query(self, name: str) -> tuple[str, str]:
+        """Of one modality: the cosine of query and candidate, and 1 where both are there; (B, N, 1) each."""
+        b, (column, modality) = self._b, self._modalities[name]
+        codes = b.op("Cast", b.slice("codes", modality.start, modality.start + modality.dim, 1), to=1)
+        inv_norm = b.op("Gather", "inv_norm", b.const(column, np.int64), axis=1)
+        shown = b.unsqueeze(b.op("Gather", inv_norm, "candidates"), 2)
+        asked = b.slice("query_codes", modality.start, modality.start + modality.dim, 1)
+        asked = b.unsqueeze(b.op("Cast", asked, to=1), 2)  # (B, d_m, 1)
+        dot = b.op("MatMul", b.op("Gather", codes, "candidates"), asked)
+        scale = b.unsqueeze(b.slice("query_inv_norm", column, column + 1, 1), 1)  # (B, 1, 1)
+        cosine = b.op("Mul", b.op("Mul", dot, shown), scale)
+        zero = b.const(0.0)
+        there = b.op("And", b.op("Greater", shown, zero), b.op("Greater", scale, zero))
+        return cosine, b.op("Cast", there, to=1)
+
     def _gather(self, column: int, modality: Modality) -> Content:
         b = self._b
         codes = b.slice("codes", modality.start, modality.start + modality.dim, 1)
@@ -76,18 +92,41 @@ class Inputs:
 
 
 def item_embedding(b: GraphBuilder, items: ItemEmbedding) -> str:
-    """(K, d_v): ID or out-of-vocabulary vector ⊕ the mean attribute of each field."""
+    """(K, d_v): ID or out-of-vocabulary vector ⊕ the mean attribute of each field ⊕ projected content."""
+    parts = [_id_vectors(b, items)]
+    if items.attributes is not None:
+        parts += column_embedding(b, items.attributes, "attributes", "attribute_values")
+    for (column, modality), projection in zip(items.content, items.projections, strict=True):
+        codes = b.slice("codes", modality.start, modality.start + modality.dim, 1)
+        unit = b.op("Mul", b.op("Cast", codes, to=1), b.slice("inv_norm", column, column + 1, 1))
+        parts.append(b.op("MatMul", unit, b.const(array(projection.weight).T)))
+    return parts[0] if len(parts) == 1 else b.op("Concat", *parts, axis=1)
+
+
+def _id_vectors(b: GraphBuilder, items: ItemEmbedding) -> str:
+    """(K, d_id): the ID vector as far as it is known and, with trust by evidence, trusted."""
     ids = b.op("Mul", b.op("Cast", "id_codes", to=1), b.unsqueeze("id_scale", 1))
-    ids = b.op("Where", b.unsqueeze("id_known", 1), ids, b.const(array(items.out_of_vocabulary)))
-    if not items.slots:
-        return ids
-    table = array(items.attributes)
+    unknown = b.const(array(items.out_of_vocabulary))
+    known = b.unsqueeze("id_known", 1)
+    if items.log_doubt is None:
+        return b.op("Where", known, ids, unknown)
+    examples = b.op("Sub", b.op("Exp", b.unsqueeze("id_evidence", 1)), b.const(1.0))
+    doubted = b.op("Add", examples, b.const(float(np.exp(array(items.log_doubt)))))
+    trust = b.op("Where", known, b.op("Div", examples, doubted), b.const(0.0))
+    return b.op("Add", unknown, b.op("Mul", trust, b.op("Sub", ids, unknown)))
+
+
+def column_embedding(b: GraphBuilder, columns: ColumnEmbedding, rows: str, values: str) -> list[str]:
+    """Per field the mean of value * table[row] over its present columns: (K, dim) each."""
+    table = array(columns.table)
     table[0] = 0.0  # absent
-    values = b.op("Gather", b.const(table), "attributes")  # (K, A, attribute_dim)
-    present = b.op("Cast", b.op("Greater", "attributes", b.const(0, np.int32)), to=1)
-    parts, column = [ids], 0
-    for slots in items.slots:
-        field = b.slice(values, column, column + slots, 1)
+    vectors = b.op("Gather", b.const(table), rows)  # (K, C, dim)
+    if columns.scaled:
+        vectors = b.op("Mul", vectors, b.unsqueeze(values, 2))
+    present = b.op("Cast", b.op("Greater", rows, b.const(0, np.int32)), to=1)
+    parts, column = [], 0
+    for slots in columns.slots:
+        field = b.slice(vectors, column, column + slots, 1)
         total = b.op("ReduceSum", field, b.ints(1), keepdims=0)
         if slots > 1:
             counted = b.slice(present, column, column + slots, 1)
@@ -95,4 +134,4 @@ def item_embedding(b: GraphBuilder, items: ItemEmbedding) -> str:
             total = b.op("Div", total, b.op("Max", count, b.const(1.0)))
         parts.append(total)
         column += slots
-    return b.op("Concat", *parts, axis=1)
+    return parts

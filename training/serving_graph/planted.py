@@ -9,11 +9,10 @@ import numpy.typing as npt
 
 from contracts.codec import Rows, encode_records
 from contracts.errors import InvalidInput
-from contracts.features import FeatureSchema
+from contracts.schema import FeatureSchema
 from contracts.space import Modality, Space
 from training.data.interactions import TRAIN, VAL
 from training.data.samples import Samples
-from training.export import id_row_table, positive_counts
 from training.graph import Inputs
 from training.item_table import ItemTable, item_table
 from training.loop import TrainedRanker, TrainingConfig, train_ranker
@@ -46,9 +45,11 @@ class Planted:
             "codes": self.items.codes[rows],
             "inv_norm": self.items.inv_norm[rows],
             "attributes": self.items.attributes[rows],
+            "attribute_values": self.items.attribute_values[rows],
             "id_codes": np.ascontiguousarray(ids["codes"]),
             "id_scale": np.ascontiguousarray(ids["scale"]),
             "id_known": ids["version"] != 0,
+            "id_evidence": ids["evidence"].astype(np.float32),
             "candidates": np.ascontiguousarray(place[:, :candidates]),
             "behaviours": np.ascontiguousarray(place[:, candidates:]),
             "behaviour_mask": np.ones((1, behaviours), dtype=bool),
@@ -74,7 +75,7 @@ def train_planted(model: str, *, history_length: int, steps: int, seed: int) -> 
     samples = _samples(rng, kind, steps * _BATCH_ROWS // _WIDTH)
     config = TrainingConfig(epochs=1, batch_rows=_BATCH_ROWS, seed=seed, threads=1)
     trained = train_ranker(new_ranker(model, space, schema, seed), samples, items, config)
-    return Planted(trained, items, id_row_table(trained.ids, positive_counts(samples, len(items))))
+    return Planted(trained, items, trained.ids.rows())
 
 
 def _samples(rng: np.random.Generator, kind: npt.NDArray[np.int64], train: int) -> Samples:

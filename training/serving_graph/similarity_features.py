@@ -1,10 +1,12 @@
-"""SimTier and the target's content vector."""
+"""What a candidate's content says beside the history or alone: SimTier, recency, target vector, query."""
 
 from __future__ import annotations
 
 import numpy as np
 from torch import nn
 
+from training.models.query import QuerySimilarity
+from training.models.recency import RecencySimilarity
 from training.models.simtier import SimTier
 from training.models.target_vector import TargetVector
 from training.serving_graph.builder import GraphBuilder, array
@@ -12,6 +14,8 @@ from training.serving_graph.inputs import Inputs
 from training.serving_graph.mieu import Table
 
 _BIG = 2**62
+_NOWHERE = 1e4  # below every similarity, once added
+_LOWEST = 4.0  # above the magnitude of every scaled similarity
 
 
 def simtier(b: GraphBuilder, inputs: Inputs, module: SimTier) -> str:
@@ -52,3 +56,46 @@ def target_vector(b: GraphBuilder, inputs: Inputs, module: TargetVector, first: 
         start += width
     vectors = parts[0] if len(parts) == 1 else b.op("Concat", *parts, axis=2)
     return vectors, np.concatenate(rows)
+
+
+def recency_similarity(b: GraphBuilder, inputs: Inputs, module: RecencySimilarity) -> str:
+    """(B, N, width): mean and maximum of the scaled r per modality and window of ages.
+
+    Every window begins with one absent behaviour, so that none is empty however short the history.
+    """
+    parts = []
+    starts = module.config.starts
+    for name in module.config.modalities:
+        c, cosine = inputs.content(name), inputs.cosine(name)
+        r = b.op("Mul", cosine, b.const(2.0))  # ((cos + 1) / 2 - 1/2) * 4
+        shown = b.unsqueeze(c.shown, 2)
+        low = b.op("Mul", b.op("Sub", c.present, b.const(1.0)), b.const(_NOWHERE))
+        masked = b.op("Add", r, b.unsqueeze(low, 1))
+        total = b.op("Mul", r, b.unsqueeze(c.present, 1))
+        masked = b.op("Pad", masked, b.ints(0, 0, 1, 0, 0, 0), b.const(-_NOWHERE))
+        total = b.op("Pad", total, b.ints(0, 0, 1, 0, 0, 0))
+        present = b.op("Pad", c.present, b.ints(0, 1, 0, 0))
+        for first, start in enumerate(starts):
+            end = -start if start else _BIG
+            old = -starts[first + 1] if first + 1 < len(starts) else -_BIG
+            window = [_window(b, x, old, end, axis) for x, axis in ((total, 2), (masked, 2), (present, 1))]
+            count = b.unsqueeze(b.op("ReduceSum", window[2], b.ints(1), keepdims=1), 1)  # (B, 1, 1)
+            mean = b.op("ReduceSum", window[0], b.ints(2), keepdims=1)
+            mean = b.op("Div", mean, b.op("Max", count, b.const(1.0)))
+            there = b.op("Min", count, b.const(1.0))
+            largest = b.op("Max", b.op("ReduceMax", window[1], b.ints(2), keepdims=1), b.const(-_LOWEST))
+            parts += [b.op("Mul", mean, shown), b.op("Mul", b.op("Mul", largest, there), shown)]
+    return b.op("Concat", *parts, axis=2)
+
+
+def _window(b: GraphBuilder, x: str, old: int, end: int, axis: int) -> str:
+    """The newest-last slice of ages, the padded behaviour in front of it where the history is too short."""
+    aged = b.op("Slice", x, b.ints(old), b.ints(end), b.ints(axis))
+    first = b.op("Slice", x, b.ints(0), b.ints(1), b.ints(axis))
+    return b.op("Concat", first, aged, axis=axis)
+
+
+def query_similarity(b: GraphBuilder, inputs: Inputs, module: QuerySimilarity) -> str:
+    """(B, N, 2 modalities): cosine of query and candidate, and whether both are there."""
+    parts = [part for name in module.config.modalities for part in inputs.query(name)]
+    return b.op("Concat", *parts, axis=2)

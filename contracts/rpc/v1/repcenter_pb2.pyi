@@ -41,31 +41,70 @@ class Behaviour(_message.Message):
     timestamp_ms: int
     def __init__(self, item_id: _Optional[str] = ..., timestamp_ms: _Optional[int] = ...) -> None: ...
 
+class Vector(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
+
 class ScoreRequest(_message.Message):
-    __slots__ = ("scene", "user_id", "behaviours", "candidates", "generation")
+    __slots__ = ("scene", "user_id", "behaviours", "candidates", "generation", "user", "context", "timestamp_ms", "query")
+    class UserEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Attribute
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Attribute, _Mapping]] = ...) -> None: ...
+    class ContextEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Attribute
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Attribute, _Mapping]] = ...) -> None: ...
+    class QueryEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Vector
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Vector, _Mapping]] = ...) -> None: ...
     SCENE_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     BEHAVIOURS_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_MS_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
     scene: str
     user_id: str
     behaviours: _containers.RepeatedCompositeFieldContainer[Behaviour]
     candidates: _containers.RepeatedScalarFieldContainer[str]
     generation: str
-    def __init__(self, scene: _Optional[str] = ..., user_id: _Optional[str] = ..., behaviours: _Optional[_Iterable[_Union[Behaviour, _Mapping]]] = ..., candidates: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ...) -> None: ...
+    user: _containers.MessageMap[str, Attribute]
+    context: _containers.MessageMap[str, Attribute]
+    timestamp_ms: int
+    query: _containers.MessageMap[str, Vector]
+    def __init__(self, scene: _Optional[str] = ..., user_id: _Optional[str] = ..., behaviours: _Optional[_Iterable[_Union[Behaviour, _Mapping]]] = ..., candidates: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ..., user: _Optional[_Mapping[str, Attribute]] = ..., context: _Optional[_Mapping[str, Attribute]] = ..., timestamp_ms: _Optional[int] = ..., query: _Optional[_Mapping[str, Vector]] = ...) -> None: ...
 
 class Completeness(_message.Message):
-    __slots__ = ("behaviours_asked", "behaviours_found", "candidates_asked", "candidates_found")
+    __slots__ = ("behaviours_asked", "behaviours_found", "candidates_asked", "candidates_found", "columns_asked", "columns_found")
     BEHAVIOURS_ASKED_FIELD_NUMBER: _ClassVar[int]
     BEHAVIOURS_FOUND_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_ASKED_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FOUND_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_ASKED_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FOUND_FIELD_NUMBER: _ClassVar[int]
     behaviours_asked: int
     behaviours_found: int
     candidates_asked: int
     candidates_found: int
-    def __init__(self, behaviours_asked: _Optional[int] = ..., behaviours_found: _Optional[int] = ..., candidates_asked: _Optional[int] = ..., candidates_found: _Optional[int] = ...) -> None: ...
+    columns_asked: int
+    columns_found: int
+    def __init__(self, behaviours_asked: _Optional[int] = ..., behaviours_found: _Optional[int] = ..., candidates_asked: _Optional[int] = ..., candidates_found: _Optional[int] = ..., columns_asked: _Optional[int] = ..., columns_found: _Optional[int] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("queue_ms", "fetch_ms", "assemble_ms", "run_ms", "total_ms")

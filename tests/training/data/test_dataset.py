@@ -290,6 +290,66 @@ def test_a_file_is_missing_empty_or_no_parquet(tmp_path: Path, file: str) -> Non
         load_dataset(tmp_path)
 
 
+def test_unknown_items_can_be_left_out_and_are_counted(tmp_path: Path) -> None:
+    log = log_columns()
+    log["item_id"] = ["nobody knows" if k % 10 == 3 else i for k, i in enumerate(log["item_id"])]
+    with pytest.raises(InvalidInput, match=r"column 'item_id', row 3: is not in items\.parquet"):
+        load_dataset(write(tmp_path, log=log))
+    data = load_dataset(tmp_path, unknown_items="exclude")
+    kept = [k for k in range(60) if k % 10 != 3]
+    assert data.interactions.timestamps.tolist() == [100 + k for k in kept]
+    assert [f"i{row}" for row in data.interactions.items] == [f"i{k % 6}" for k in kept]
+    assert (data.report["file_rows"], data.report["rows"]) == (60, 54)
+    assert data.report["excluded_unknown_item"] == 6
+    assert data.report["splits"]["train"]["rows"] == int((data.interactions.splits == TRAIN).sum())
+    with pytest.raises(InvalidInput, match="names no item"):
+        load_dataset(write(tmp_path, log=log | {"item_id": ["x"] * 60}), unknown_items="exclude")
+    with pytest.raises(InvalidInput, match="unknown_items: must be refuse or exclude"):
+        load_dataset(tmp_path, unknown_items="drop")  # type: ignore[arg-type]
+
+
+def test_the_report_counts_what_was_read(tmp_path: Path) -> None:
+    log = log_columns() | {"user_id": [f"u{k % 2}" if k else "dislikes" for k in range(60)]}
+    log["timestamp"] = [*range(130, 160), *range(100, 130)]
+    report = load_dataset(write(tmp_path, log=log)).report
+    assert report == {
+        "file_rows": 60,
+        "rows": 60,
+        "excluded_unknown_item": 0,
+        "rows_out_of_time_order": 1,
+        "rows_with_imputed_time": 0,
+        "requests": 60,
+        "users": 3,
+        "users_without_positives": 1,
+        "splits": {
+            name: {"rows": rows, "positives": positives}
+            for name, rows, positives in (("train", 48, 24), ("val", 6, 4), ("test", 6, 2))
+        },
+    }
+
+
+def test_imputed_times(tmp_path: Path) -> None:
+    log = log_columns()
+    drawn = [not label and k % 3 == 0 for k, label in enumerate(log["label"])]
+    data = load_dataset(write(tmp_path, log=log | {"ts_imputed": drawn}))
+    assert data.interactions.imputed is not None
+    assert data.interactions.imputed.tolist() == drawn
+    assert data.interactions.context is None
+    assert data.report["rows_with_imputed_time"] == sum(drawn)
+    assert load_dataset(write(tmp_path, log=log | {"ts_imputed": [False] * 60})).interactions.imputed is None
+    wrong = [label == 1 and k == 7 for k, label in enumerate(log["label"])]
+    with pytest.raises(InvalidInput, match=r"column 'ts_imputed', row 7: must be false where label is 1"):
+        load_dataset(write(tmp_path, log=log | {"ts_imputed": wrong}))
+
+
+def test_a_second_in_two_splits_is_two_requests(tmp_path: Path) -> None:
+    log = log_columns() | {"timestamp": [k // 4 for k in range(60)]}
+    log["split"] = ["train"] * 42 + ["val"] * 8 + ["test"] * 10
+    found = load_dataset(write(tmp_path, log=log)).interactions
+    second = found.requests[found.timestamps == 10]
+    assert len(set(second.tolist())) == 4
+
+
 def test_a_list_that_holds_a_null_names_the_cell(tmp_path: Path) -> None:
     genres = pa.array([["Drama"], None, [], ["War", None], ["War"], ["War"]])
     with pytest.raises(InvalidInput) as error:

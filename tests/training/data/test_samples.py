@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import InvalidInput
-from contracts.features import align_histories
+from contracts.features import align_histories, assemble
+from contracts.request import Behaviour, ScoreRequest
+from contracts.schema import FeatureSchema
 from tests.training.data.tables import dataset
+from training.batches import make_batch
 from training.data.dataset import Dataset
 from training.data.interactions import TEST, TRAIN, VAL
 from training.data.samples import MAX_CANDIDATES, Samples, build_samples
@@ -139,9 +144,79 @@ def test_arguments_are_checked() -> None:
         build_samples(data, np.zeros(3, dtype=bool), 4)
 
 
+def test_times_of_behaviours_give_the_gaps_that_serving_gives() -> None:
+    rows = [
+        (0, 1, 10, 1, 0, TRAIN),
+        (0, 2, 11, 1, 1, TRAIN),
+        (1, 3, 11, 1, 2, TRAIN),
+        (0, 3, 4_000, 1, 3, TRAIN),
+        (1, 1, 90_000, 0, 4, VAL),
+        (0, 4, 90_000, 0, 5, TEST),
+    ]
+    schema = FeatureSchema(3, 4, time_gaps=True)
+    found = build_samples(dataset(rows, ITEMS, USERS), np.zeros(ITEMS, dtype=bool), 3).read_by(schema)
+    requests = [
+        ScoreRequest(
+            [str(found.candidates[r, 0])],
+            [
+                Behaviour(str(i), 1000 * at)
+                for user, i, at, liked, *_ in rows
+                if liked and user == found.users[r] and at < found.timestamps[r]
+            ],
+            timestamp_ms=1000 * int(found.timestamps[r]),
+        )
+        for r in range(len(found))
+    ]
+    served = assemble(requests, schema)
+    batch = make_batch(found, np.arange(len(found)), 3)
+    assert batch.gaps is not None
+    assert np.array_equal(batch.gaps.numpy(), served.request_inputs["gaps"])
+    assert np.array_equal(batch.behaviour_mask.numpy(), served.behaviour_mask)
+    assert batch.gaps.numpy()[-1].tolist() == [17, 17, 17]
+    assert len(np.unique(batch.gaps.numpy())) == 4
+    assert make_batch(found.read_by(FeatureSchema(3, 4)), np.arange(2), 3).gaps is None
+
+
+def test_gaps_need_exact_times() -> None:
+    rows = [(0, 1, 10, 1, 0, TRAIN), (0, 2, 10, 0, 0, TRAIN)]
+    data = dataset(rows, ITEMS, USERS)
+    log = dataclasses.replace(data.interactions, imputed=data.interactions.labels == 0)
+    found = build_samples(dataclasses.replace(data, interactions=log), np.zeros(ITEMS, dtype=bool), 3)
+    with pytest.raises(InvalidInput, match=r"schema\.time_gaps: needs exact times"):
+        found.read_by(FeatureSchema(3, 4, time_gaps=True))
+
+
+def test_what_is_left_out_is_counted() -> None:
+    rows = [
+        (0, 1, 10, 1, 0, TRAIN),
+        (0, 2, 10, 0, 0, TRAIN),
+        (0, 1, 11, 1, 1, VAL),  # left empty
+        (0, 3, 12, 0, 2, TEST),
+        (1, 3, 12, 0, 3, TEST),
+    ]
+    found = build_samples(dataset(rows, ITEMS, USERS), np.arange(ITEMS) == 1, 10).report
+    assert found == {
+        "samples": 3,
+        "samples_without_history": {"train": 1, "val": 0, "test": 1},
+        "excluded_new_item_before_test": 2,
+        "requests_left_empty": 1,
+        "redrawn_cutoffs": 0,
+    }
+
+
+def test_some_samples_are_those_samples() -> None:
+    rows = [(0, k % ITEMS, 10 + k, k % 2, k, TRAIN) for k in range(20)]
+    found = build_samples(dataset(rows, ITEMS, USERS), np.zeros(ITEMS, dtype=bool), 4)
+    chosen = np.array([17, 3, 11])
+    some, all_ = (make_batch(s, c, 4) for s, c in ((found.take(chosen), np.arange(3)), (found, chosen)))
+    assert np.array_equal(some.rows[some.behaviours], all_.rows[all_.behaviours])
+    assert np.array_equal(some.labels, all_.labels)
+    assert len(found.take(chosen)) == 3
+
+
 def test_dtypes() -> None:
     found = build_samples(dataset([(0, 1, 10, 1, 0, TRAIN)], ITEMS, USERS), np.zeros(ITEMS, dtype=bool), 4)
-    kinds = {name: str(getattr(found, name).dtype) for name in vars(found)}
+    kinds = {name: str(a.dtype) for name, a in vars(found).items() if isinstance(a, np.ndarray)}
     assert kinds == {
         "candidates": "int32",
         "labels": "float32",
@@ -153,4 +228,5 @@ def test_dtypes() -> None:
         "liked": "int32",
         "starts": "int64",
         "ends": "int64",
+        "liked_at": "int64",
     }

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from contracts.features import GAP_ROWS
+from training.models.columns import AttributeTable
 from training.models.config import ContentConfig, RankerConfig
 from training.models.id_interest import IdInterestKind
-from training.models.items import AttributeTable, ItemRows
-from training.models.ranker import Ranker
+from training.models.items import ItemContentConfig, ItemRows
+from training.models.ranker import Ranker, RankerOutput
 from training.models.similarity import side_by_side
-from training.models.view import View
+from training.models.view import Requests, View
 
 DIM = 12
 MODALITIES = side_by_side((("text", DIM), ("image", DIM), ("fused", DIM)))
@@ -22,11 +25,29 @@ ATTRIBUTES = AttributeTable((2, 1), 9)
 T_MAX = 40
 
 
+FEATURES: dict[str, Any] = {
+    "attributes": replace(ATTRIBUTES, scaled=True),
+    "context": AttributeTable((1, 2), 7, scaled=True),
+    "id_trust": True,
+    "item_content": ItemContentConfig(modalities=("image", "fused"), dim=3),
+    "time_gaps": True,
+}
+
+
 class Batch(NamedTuple):
     rows: ItemRows
     candidates: Tensor
     behaviours: Tensor
     behaviour_mask: Tensor
+    gaps: Tensor
+    context: Tensor
+    context_values: Tensor
+    query_codes: Tensor
+    query_inv_norm: Tensor
+
+    @property
+    def requests(self) -> Requests:
+        return Requests(*self[1:])
 
 
 def ranker(
@@ -34,12 +55,13 @@ def ranker(
     id_interest: IdInterestKind = "din_position",
     seed: int = 0,
     din_softmax: bool = False,
+    **features: Any,
 ) -> Ranker:
     """In eval mode, every parameter drawn anew with a spread that keeps logits around 1."""
     torch.manual_seed(seed)
     config = RankerConfig(
         modalities=MODALITIES,
-        attributes=ATTRIBUTES,
+        **{"attributes": ATTRIBUTES, **features},
         id_dim=4,
         attribute_dim=3,
         history_length=T_MAX,
@@ -72,7 +94,11 @@ def batch(
     attributes = rng.integers(0, ATTRIBUTES.rows, (rows, 3)).astype(np.int32)
     id_vectors = rng.normal(size=(rows, 4)).astype(np.float32)
     known = rng.random(rows) < 0.7
-    for array in (codes, inv_norm, attributes, id_vectors, known):
+    extra = np.random.default_rng(seed + 1_000)
+    evidence = np.where(known, np.log1p(extra.integers(1, 40, rows)), 0).astype(np.float32)
+    values = np.where(attributes > 0, extra.uniform(0.2, 2, attributes.shape), 0).astype(np.float32)
+    by_row = (codes, inv_norm, attributes, id_vectors, known, evidence, values)
+    for array in by_row:
         array[0] = 0
     lengths = rng.integers(1, behaviours + 1, requests)
     lengths[0], lengths[-1] = 0, behaviours
@@ -80,23 +106,42 @@ def batch(
         lengths[0] = behaviours
     mask = np.arange(behaviours) >= behaviours - lengths[:, None]
     history = np.where(mask, rng.integers(1, rows, (requests, behaviours)), 0).astype(np.int32)
+    context = extra.integers(0, 7, (requests, 3)).astype(np.int32)
+    query = extra.integers(-127, 128, (requests, 3 * DIM)).astype(np.int8)
+    query_norm = (1 / np.linalg.norm(query.reshape(requests, 3, DIM).astype(float), axis=2)).astype(
+        np.float32
+    )
+    query_norm[extra.random(query_norm.shape) < 0.2] = 0
+    by_request = (
+        rng.integers(1, rows, (requests, candidates)).astype(np.int32),
+        history,
+        mask,
+        np.where(mask, extra.integers(0, GAP_ROWS, mask.shape), 0).astype(np.int32),
+        context,
+        np.where(context > 0, extra.uniform(-2, 2, context.shape), 0).astype(np.float32),
+        query,
+        query_norm,
+    )
     return Batch(
-        ItemRows(*(torch.from_numpy(a) for a in (codes, inv_norm, attributes, id_vectors, known))),
-        torch.from_numpy(rng.integers(1, rows, (requests, candidates)).astype(np.int32)),
-        torch.from_numpy(history),
-        torch.from_numpy(mask),
+        ItemRows(*(torch.from_numpy(a) for a in by_row)),
+        *(torch.from_numpy(a) for a in by_request),
     )
 
 
 def view_of(model: Ranker, drawn: Batch) -> View:
     """What the interest modules of this ranker see of this batch."""
     with torch.no_grad():
-        return model._view(*drawn)
+        return model._view(drawn.rows, drawn.requests)
+
+
+def run(model: Ranker, drawn: Batch) -> RankerOutput:
+    out: RankerOutput = model(drawn.rows, drawn.requests)
+    return out
 
 
 def logits(model: Ranker, drawn: Batch) -> npt.NDArray[np.float32]:
     with torch.no_grad():
-        out: npt.NDArray[np.float32] = model(*drawn).logit.numpy()
+        out: npt.NDArray[np.float32] = model(drawn.rows, drawn.requests).logit.numpy()
     return out
 
 
@@ -107,4 +152,5 @@ def array(tensor: Tensor) -> npt.NDArray[np.float64]:
 def layers(*linears: nn.Module) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
     """(weight, bias) of the linear layers among these modules and their children."""
     found = [m for module in linears for m in module.modules() if isinstance(m, nn.Linear)]
-    return [(array(m.weight), array(m.bias)) for m in found]
+    none = np.zeros(0)
+    return [(array(m.weight), none if m.bias is None else array(m.bias)) for m in found]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from contracts.errors import InvalidInput
-from tests.training.models.drawn import DIM, array, batch, ranker, view_of
+from tests.training.models.drawn import DIM, array, batch, ranker, run, view_of
 from tests.training.models.equations import ciubm
 from training.models.ciubm import Ciubm, CiubmConfig, Weighting
 
@@ -50,7 +50,7 @@ def test_each_module_can_be_removed() -> None:
     torch.testing.assert_close(fusion(view).features, features[..., DIM:])
     without_id = ranker(CiubmConfig(), id_interest="none")
     assert without_id.id_interest is None
-    assert without_id(*batch()).logit.shape == (3, 4)
+    assert run(without_id, batch()).logit.shape == (3, 4)
 
 
 def test_a_projection_is_linear_in_the_content_interest() -> None:

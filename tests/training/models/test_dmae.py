@@ -9,7 +9,7 @@ import torch
 
 from contracts.errors import InvalidInput
 from tests.training.models import equations as eq
-from tests.training.models.drawn import DIM, T_MAX, Batch, array, batch, layers, ranker, spread, view_of
+from tests.training.models.drawn import DIM, T_MAX, Batch, array, batch, layers, ranker, run, spread, view_of
 from training.losses import Decoder, decoding_divergence
 from training.models.dmae import Dmae, DmaeConfig
 from training.models.iddu import Iddu, interest_distribution
@@ -212,19 +212,19 @@ def test_random_masking_keeps_at_least_one_valid_token() -> None:
 def test_the_decoder_is_not_evaluated_in_eval_mode() -> None:
     model = ranker(config())
     drawn = batch()
-    assert float(model(*drawn).auxiliary.detach()) == 0.0
+    assert float(run(model, drawn).auxiliary.detach()) == 0.0
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "iddu" in name:
                 parameter.fill_(float("nan"))
-    assert torch.isfinite(model(*drawn).logit).all()
-    assert torch.isnan(model.train()(*drawn).auxiliary)
+    assert torch.isfinite(run(model, drawn).logit).all()
+    assert torch.isnan(run(model.train(), drawn).auxiliary)
 
 
 def test_without_iddu_has_no_decoder() -> None:
     model = ranker(config(without_iddu=True)).train()
     assert not [name for name, _ in model.named_parameters() if "iddu" in name]
-    assert float(model(*batch()).auxiliary.detach()) == 0.0
+    assert float(run(model, batch()).auxiliary.detach()) == 0.0
 
 
 def test_a_shared_position_table_is_one_parameter() -> None:

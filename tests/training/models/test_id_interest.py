@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.training.models.drawn import array, batch, layers, ranker, view_of
+from tests.training.models.drawn import array, batch, layers, ranker, run, view_of
 from tests.training.models.equations import din
 from training.models.id_interest import DinInterest, MeanInterest
 
@@ -50,4 +50,6 @@ def test_position_is_learned_by_age_not_by_slot() -> None:
     cut = short._replace(
         behaviours=short.behaviours[:, -length:], behaviour_mask=short.behaviour_mask[:, -length:]
     )
-    np.testing.assert_allclose(array(model(*cut).logit), array(model(*short).logit), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        array(run(model, cut).logit), array(run(model, short).logit), rtol=1e-5, atol=1e-6
+    )

@@ -38,13 +38,11 @@ def drawn_inputs(rows: int, requests: int, candidates: int, behaviours: int) -> 
     return {
         **{
             name: getattr(drawn.rows, name).numpy()
-            for name in ("codes", "inv_norm", "attributes", "id_known")
+            for name in ("codes", "inv_norm", "attributes", "id_known", "id_evidence", "attribute_values")
         },
         "id_codes": rng.integers(-127, 128, (rows, 4)).astype(np.int8),
         "id_scale": rng.random(rows).astype(np.float32) / 127,
-        "candidates": drawn.candidates.numpy(),
-        "behaviours": drawn.behaviours.numpy(),
-        "behaviour_mask": drawn.behaviour_mask.numpy(),
+        **{name: value.numpy() for name, value in drawn.requests._asdict().items() if value is not None},
     }
 
 

@@ -1,20 +1,33 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from contracts.errors import InvalidInput
-from tests.training.models.drawn import ATTRIBUTES, MODALITIES, T_MAX, Batch, batch, logits, ranker
+from contracts.features import OPTIONAL_INPUTS, REQUIRED_INPUTS
+from tests.training.models.drawn import (
+    ATTRIBUTES,
+    FEATURES,
+    MODALITIES,
+    T_MAX,
+    Batch,
+    batch,
+    logits,
+    ranker,
+)
 from training.losses import masked_bce
 from training.models import builders
 from training.models.ciubm import CiubmConfig
 from training.models.config import ContentConfig, RankerConfig
 from training.models.dmae import DmaeConfig
 from training.models.id_interest import IdInterestKind
+from training.models.query import QueryConfig
 from training.models.ranker import Ranker
+from training.models.recency import RecencySimilarityConfig
 from training.models.simtier import SimTierConfig
 from training.models.target_vector import TargetVectorConfig
 
@@ -26,12 +39,16 @@ SETS: list[tuple[ContentConfig, ...]] = [
     (DMAE,),
     (DmaeConfig(dim=8, residual=True, layernorm=True),),
     (SimTierConfig(windows=3),),
+    (RecencySimilarityConfig(starts=(0, 2, 5), modalities=("text", "fused")),),
+    (QueryConfig(modalities=("image", "fused")),),
     (TargetVectorConfig(projection=4), CiubmConfig(projection=4), DMAE, SimTierConfig()),
 ]
+EXTRAS = [{}, FEATURES]
 KINDS: list[IdInterestKind] = ["none", "mean", "din", "din_position"]
 by_content = pytest.mark.parametrize(
     "content", SETS, ids=lambda c: "+".join(type(x).__name__ for x in c) or "id"
 )
+by_features = pytest.mark.parametrize("features", EXTRAS, ids=["plain", "features"])
 by_id = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -47,30 +64,38 @@ def test_any_id_module_combines_with_any_content(
     assert out.std() > 0
 
 
+@by_features
 @by_content
-def test_more_padding_changes_nothing(content: tuple[ContentConfig, ...]) -> None:
-    model, drawn = ranker(*content), batch(behaviours=9)
+def test_more_padding_changes_nothing(content: tuple[ContentConfig, ...], features: dict[str, Any]) -> None:
+    model, drawn = ranker(*content, **features), batch(behaviours=9)
     for further in (1, 7, T_MAX - 9):
         pad = (further, 0)
         longer = drawn._replace(
             behaviours=torch.nn.functional.pad(drawn.behaviours, pad),
             behaviour_mask=torch.nn.functional.pad(drawn.behaviour_mask, pad),
+            gaps=torch.nn.functional.pad(drawn.gaps, pad),
         )
         np.testing.assert_allclose(logits(model, longer), logits(model, drawn), rtol=1e-5, atol=1e-6)
 
 
+@by_features
 @by_content
-def test_what_stands_in_padded_slots_changes_nothing(content: tuple[ContentConfig, ...]) -> None:
-    model, drawn = ranker(*content), batch()
+def test_what_stands_in_padded_slots_changes_nothing(
+    content: tuple[ContentConfig, ...], features: dict[str, Any]
+) -> None:
+    model, drawn = ranker(*content, **features), batch()
     noise = torch.randint(1, 30, drawn.behaviours.shape, dtype=torch.int32)
     filled = drawn._replace(behaviours=torch.where(drawn.behaviour_mask, drawn.behaviours, noise))
     assert not torch.equal(filled.behaviours, drawn.behaviours)
     np.testing.assert_allclose(logits(model, filled), logits(model, drawn), rtol=1e-6, atol=1e-6)
 
 
+@by_features
 @by_content
-def test_requests_together_are_requests_alone(content: tuple[ContentConfig, ...]) -> None:
-    model, drawn = ranker(*content), batch()
+def test_requests_together_are_requests_alone(
+    content: tuple[ContentConfig, ...], features: dict[str, Any]
+) -> None:
+    model, drawn = ranker(*content, **features), batch()
     together = logits(model, drawn)
     for b in range(3):
         one = Batch(drawn.rows, *(x[b : b + 1] for x in drawn[1:]))
@@ -80,16 +105,19 @@ def test_requests_together_are_requests_alone(content: tuple[ContentConfig, ...]
         np.testing.assert_allclose(logits(model, one), together[:, n : n + 1], rtol=1e-5, atol=1e-6)
 
 
+@by_features
 @by_content
-def test_the_order_of_rows_means_nothing(content: tuple[ContentConfig, ...]) -> None:
-    model, drawn = ranker(*content), batch()
+def test_the_order_of_rows_means_nothing(
+    content: tuple[ContentConfig, ...], features: dict[str, Any]
+) -> None:
+    model, drawn = ranker(*content, **features), batch()
     order = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + torch.randperm(29)])
     place = torch.argsort(order).int()
     moved = Batch(
-        type(drawn.rows)(*(x[order] for x in drawn.rows)),
+        type(drawn.rows)(*(x[order] for x in drawn.rows if x is not None)),
         place[drawn.candidates],
         place[drawn.behaviours],
-        drawn.behaviour_mask,
+        *drawn[3:],
     )
     np.testing.assert_allclose(logits(model, moved), logits(model, drawn), rtol=1e-5, atol=1e-6)
 
@@ -107,6 +135,31 @@ def test_a_missing_modality_is_not_read(content: tuple[ContentConfig, ...]) -> N
     assert np.isfinite(logits(model, nothing)).all()
 
 
+def test_every_input_that_is_read_counts() -> None:
+    """What a ranker declares to read moves its logits; what it does not declare may be anything."""
+    drawn = batch(requests=6)
+    model, plain = ranker(QueryConfig(), **FEATURES), ranker()
+    before, untouched = logits(model, drawn), logits(plain, drawn)
+    for name in ("gaps", "context", "context_values", "query_codes", "query_inv_norm"):
+        changed = drawn._replace(**{name: getattr(drawn, name) * 0 + (name == "query_codes")})
+        assert np.abs(logits(model, changed) - before).max() > 1e-4, name
+        np.testing.assert_array_equal(logits(plain, changed), untouched)
+    for name in ("id_evidence", "attribute_values"):
+        changed = drawn._replace(rows=drawn.rows._replace(**{name: getattr(drawn.rows, name) * 0.5}))
+        assert np.abs(logits(model, changed) - before).max() > 1e-4, name
+        np.testing.assert_array_equal(logits(plain, changed), untouched)
+    assert set(model.config.inputs) == {*REQUIRED_INPUTS, *OPTIONAL_INPUTS}
+    assert plain.config.inputs == REQUIRED_INPUTS
+    asked = drawn.requests
+    for name, without in (
+        ("gaps", asked._replace(gaps=None)),
+        ("context", asked._replace(context=None)),
+        ("query_codes", asked._replace(query_codes=None)),
+    ):
+        with pytest.raises(InvalidInput, match=f"{name}: must be given"):
+            model(drawn.rows, without)
+
+
 @by_content
 def test_histories_count(content: tuple[ContentConfig, ...]) -> None:
     """The newest behaviour of a full history matters, so invariances above are not for want of reading."""
@@ -118,9 +171,12 @@ def test_histories_count(content: tuple[ContentConfig, ...]) -> None:
     assert difference[:2].max() == 0
 
 
+@by_features
 @by_content
-def test_gradients_are_finite_with_empty_histories(content: tuple[ContentConfig, ...]) -> None:
-    model = ranker(*content).train()
+def test_gradients_are_finite_with_empty_histories(
+    content: tuple[ContentConfig, ...], features: dict[str, Any]
+) -> None:
+    model = ranker(*content, **features).train()
     drawn = batch()
     empty = drawn._replace(
         behaviours=torch.zeros_like(drawn.behaviours), behaviour_mask=torch.zeros_like(drawn.behaviour_mask)
@@ -129,7 +185,7 @@ def test_gradients_are_finite_with_empty_histories(content: tuple[ContentConfig,
     for case in (drawn, empty, bare):
         case.rows.id_vectors.requires_grad_()
         model.zero_grad()
-        output = model(*case)
+        output = model(case.rows, case.requests)
         loss = (
             masked_bce(output.logit, torch.ones(3, 4), torch.ones(3, 4, dtype=torch.bool)) + output.auxiliary
         )
@@ -141,10 +197,12 @@ def test_gradients_are_finite_with_empty_histories(content: tuple[ContentConfig,
         assert bool(torch.isfinite(case.rows.id_vectors.grad).all())
 
 
+@by_features
 @by_content
-def test_every_parameter_learns(content: tuple[ContentConfig, ...]) -> None:
-    model = ranker(*content).train()
-    output = model(*batch(rows=200, requests=20, candidates=6, behaviours=T_MAX))
+def test_every_parameter_learns(content: tuple[ContentConfig, ...], features: dict[str, Any]) -> None:
+    model = ranker(*content, **features).train()
+    drawn = batch(rows=200, requests=20, candidates=6, behaviours=T_MAX)
+    output = model(drawn.rows, drawn.requests)
     (output.logit.square().sum() + output.auxiliary).backward()
     still = [n for n, p in model.named_parameters() if p.grad is None or not bool((p.grad != 0).any())]
     assert still == []
@@ -152,12 +210,13 @@ def test_every_parameter_learns(content: tuple[ContentConfig, ...]) -> None:
 
 def test_a_history_longer_than_the_tables_is_refused() -> None:
     with pytest.raises(InvalidInput, match=rf"behaviours: T must be 1 to {T_MAX} \(got {T_MAX + 1}\)"):
-        ranker()(*batch(behaviours=T_MAX + 1))
+        logits(ranker(), batch(behaviours=T_MAX + 1))
 
 
+@by_features
 @by_content
-def test_a_config_survives_json(content: tuple[ContentConfig, ...]) -> None:
-    config = ranker(*content).config
+def test_a_config_survives_json(content: tuple[ContentConfig, ...], features: dict[str, Any]) -> None:
+    config = ranker(*content, **features).config
     again = RankerConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert list(Ranker(again).state_dict()) == list(Ranker(config).state_dict())
@@ -205,4 +264,4 @@ def test_the_four_builders_build_what_they_say() -> None:
     assert builders.dmae(MODALITIES, ATTRIBUTES, content=chosen).content == (chosen,)
     for build in (builders.din, builders.din_position, builders.ciubm, builders.dmae):
         config = build(MODALITIES, ATTRIBUTES, id_dim=4, history_length=T_MAX)
-        assert Ranker(config).eval()(*batch()).logit.shape == (3, 4)
+        assert logits(Ranker(config).eval(), batch()).shape == (3, 4)

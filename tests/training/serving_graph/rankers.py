@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import torch
 
+from contracts.features import GAP_ROWS
 from training.graph import Inputs
+from training.models.columns import AttributeTable
 from training.models.config import ContentConfig, RankerConfig
 from training.models.id_interest import IdInterestKind
-from training.models.items import AttributeTable
+from training.models.items import ItemContentConfig
 from training.models.ranker import Ranker
 from training.models.similarity import side_by_side
 
 MODALITIES = side_by_side([("text", 24), ("image", 20), ("fused", 16)])
 ATTRIBUTES = AttributeTable((1, 3), 12)
+CONTEXT = AttributeTable((1, 2), 9)
 ID_DIM = 5
+FEATURES: dict[str, Any] = {
+    "attributes": replace(ATTRIBUTES, scaled=True),
+    "context": replace(CONTEXT, scaled=True),
+    "id_trust": True,
+    "item_content": ItemContentConfig(modalities=("image", "fused"), dim=3),
+    "time_gaps": True,
+}
 
 
 def ranker(
@@ -25,6 +38,7 @@ def ranker(
     attributes: AttributeTable = ATTRIBUTES,
     history_length: int = 40,
     seed: int = 0,
+    **features: Any,
 ) -> Ranker:
     config = RankerConfig(
         modalities=MODALITIES,
@@ -37,13 +51,14 @@ def ranker(
         din_softmax=din_softmax,
         content=content,
         hidden=(13, 7),
+        **features,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = Ranker(config)
         with torch.no_grad():
             for name, parameter in made.named_parameters():
-                if parameter.dim() > 1 or "bias" in name or "out_of_vocabulary" in name:
+                if parameter.dim() != 1 or "bias" in name or "out_of_vocabulary" in name:
                     parameter.copy_(2.0 * parameter + 0.05 * torch.randn_like(parameter))
     return made.eval()
 
@@ -76,6 +91,20 @@ def requests(b: int, n: int, t: int, attributes: AttributeTable = ATTRIBUTES, se
         "candidates": rng.integers(1, rows, (b, n)).astype(np.int32),
         "behaviours": behaviours,
         "behaviour_mask": mask,
+        "attribute_values": np.where(slots > 0, rng.uniform(-2, 2, slots.shape), 0).astype(np.float32),
+        "id_evidence": np.where(known, np.log1p(rng.integers(1, 90, rows)), 0).astype(np.float32),
+        "gaps": np.where(mask, rng.integers(0, GAP_ROWS, mask.shape), 0).astype(np.int32),
+    }
+    context = rng.integers(0, CONTEXT.rows, (b, sum(CONTEXT.slots))).astype(np.int32)
+    query = rng.integers(-127, 128, (b, width)).astype(np.int8)
+    asked = [
+        1 / np.linalg.norm(query[:, m.start : m.start + m.dim].astype(float), axis=1) for m in MODALITIES
+    ]
+    inputs |= {
+        "context": context,
+        "context_values": np.where(context > 0, rng.uniform(-2, 2, context.shape), 0).astype(np.float32),
+        "query_codes": query,
+        "query_inv_norm": (np.stack(asked, axis=1) * (rng.random((b, 3)) < 0.8)).astype(np.float32),
     }
     for name in ("codes", "inv_norm", "attributes", "id_codes", "id_scale", "id_known"):
         inputs[name][0] = 0

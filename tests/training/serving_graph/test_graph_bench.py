@@ -6,11 +6,11 @@ import pytest
 
 from training.graph_bench import run
 from training.models.builders import ciubm, dmae
-from training.models.items import AttributeTable
+from training.models.columns import AttributeTable
 from training.models.similarity import side_by_side
 from training.serving_graph.floor import multiply_adds
 
-KEYS = {"model", "n", "t", "d", "plain_ms", "serving_ms", "ratio", "max_abs_diff", "floor_ms"}
+KEYS = {"model", "n", "t", "d", "plain_ms", "module_ms", "serving_ms", "ratio", "max_abs_diff", "floor_ms"}
 MODALITIES = side_by_side([("text", 128), ("image", 128), ("fused", 128)])
 
 
@@ -29,7 +29,12 @@ def test_the_last_line_is_the_result(capsys: pytest.CaptureFixture[str]) -> None
         assert case["logit_std"] > 0.01
         assert 0 < case["floor_ms"] < case["serving_ms"]
         assert case["ratio"] == pytest.approx(case["plain_ms"] / case["serving_ms"], rel=1e-2)
+        assert case["plain_chunk"] == case["n"]
+        assert case["plain_ms"] > 0
+        assert case["module_ms"] > 0
     for gates in result["parity"].values():
+        assert gates["literal"] <= 1e-5
+        assert gates["module"] <= 1e-5
         assert gates["folded"] <= 1e-5
         assert gates["tabulated"] <= 4e-4
 

@@ -1,0 +1,103 @@
+"""A score request as every door hands it on, and its checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from contracts.codec import MAX_MODALITIES
+from contracts.errors import InvalidInput, TooLarge
+from contracts.items import AttributeValue, check_attributes, check_item_id, check_name
+
+MAX_CANDIDATES = 2_000
+MAX_BEHAVIOURS = 1_000
+MAX_QUERY_DIM = 4_096
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """One past positive action of a user. timestamp_ms may be None: then the order given counts."""
+
+    item_id: str
+    timestamp_ms: int | None = None
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Items to score for one user. behaviours: newest last.
+
+    user, context: columns by name, as the ranker's schema reads them; a column that it lacks is ignored, one
+    that is not given reads as absent. timestamp_ms: when the request was made, None = now. query: what was
+    searched for, a vector for any modalities of the space, of any length but zero; empty = no search.
+    A ranker that reads no search ignores it.
+    """
+
+    candidates: Sequence[str]
+    behaviours: Sequence[Behaviour] = ()
+    scene: str = "default"
+    user_id: str | None = None
+    user: Mapping[str, AttributeValue] = field(default_factory=dict)
+    context: Mapping[str, AttributeValue] = field(default_factory=dict)
+    timestamp_ms: int | None = None
+    query: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+def check_request(request: ScoreRequest) -> ScoreRequest:
+    """The request, or InvalidInput / TooLarge that names the field."""
+    check_item_id(request.scene, "scene")
+    if len(request.scene) > 128:
+        raise InvalidInput("scene", request.scene, "must have 1 to 128 characters")
+    if request.user_id is not None:
+        check_item_id(request.user_id, "user_id")
+    if len(request.candidates) > MAX_CANDIDATES:
+        raise TooLarge("candidates", len(request.candidates), MAX_CANDIDATES, "items")
+    if len(request.behaviours) > MAX_BEHAVIOURS:
+        raise TooLarge("behaviours", len(request.behaviours), MAX_BEHAVIOURS, "items")
+    for n, item_id in enumerate(request.candidates):
+        check_item_id(item_id, f"candidates[{n}]")
+    last_ms = None
+    for j, behaviour in enumerate(request.behaviours):
+        check_item_id(behaviour.item_id, f"behaviours[{j}].item_id")
+        if behaviour.timestamp_ms is None:
+            continue
+        where = f"behaviours[{j}].timestamp_ms"
+        _check_time(behaviour.timestamp_ms, where)
+        if last_ms is not None and behaviour.timestamp_ms < last_ms:
+            raise InvalidInput(where, behaviour.timestamp_ms, "goes back: the newest must be last")
+        last_ms = behaviour.timestamp_ms
+    if request.timestamp_ms is not None:
+        _check_time(request.timestamp_ms, "timestamp_ms")
+        if last_ms is not None and request.timestamp_ms < last_ms:
+            raise InvalidInput("timestamp_ms", request.timestamp_ms, "is before the newest behaviour")
+    check_attributes(request.user, "user")
+    check_attributes(request.context, "context")
+    if len(request.query) > MAX_MODALITIES:
+        raise TooLarge("query", len(request.query), MAX_MODALITIES, "vectors")
+    for name, vector in request.query.items():
+        check_name(name, "query")
+        _check_vector(vector, f"query.{name}")
+    return request
+
+
+def _check_time(value: object, where: str) -> None:
+    if type(value) is not int:
+        raise InvalidInput(where, value, "must be an integer")
+    if not 0 <= value < 2**63:
+        raise InvalidInput(where, value, "must be 0 to 2^63-1")
+
+
+def _check_vector(vector: Sequence[float], where: str) -> None:
+    if not isinstance(vector, Sequence | np.ndarray) or isinstance(vector, str | bytes):
+        raise InvalidInput(where, vector, "must be a list of numbers")
+    if len(vector) > MAX_QUERY_DIM:
+        raise TooLarge(where, len(vector), MAX_QUERY_DIM, "numbers")
+    try:
+        values = np.asarray(vector)
+    except ValueError as error:  # lists of different lengths
+        raise InvalidInput(where, vector, "must be a list of numbers") from error
+    if values.ndim != 1 or values.dtype.kind not in "iuf":  # integers beyond 64 bits are objects
+        raise InvalidInput(where, vector, "must be a list of numbers that fit float32")
+    if not (np.abs(values.astype(np.float64)) <= np.finfo(np.float32).max).all():
+        raise InvalidInput(where, vector, "must be finite and fit float32")
