@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-install demo up loadtest bench-graph proto format clean
+.PHONY: help install check test test-install demo up loadtest bench-graph bench-train ranker-results proto format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,14 @@ loadtest: install ## 60 s of locust over HTTP and gRPC against `repcenter up`
 
 bench-graph: install ## the serving graph beside the literal one, one thread (about five minutes)
 	$(BIN)/repcenter bench graph
+
+bench-train: install ## training rows per second beside FuxiCTR's DIN, which gets an environment of its own
+	$(BIN)/repcenter bench train
+
+ranker-results: install ## what each module of the rankers earns on a real log: resumable, hours (DATA=, IMAGE_TOWER=, JOBS=)
+	$(BIN)/repcenter results rankers --data $(or $(DATA),../shared/data/movielens1m_posters) \
+	  --image-tower $(or $(IMAGE_TOWER),../shared/data/image_weights/mobilenet_v2_100_224_tf2.onnx) \
+	  --rows $(or $(ROWS),300000) --epochs $(or $(EPOCHS),2) --jobs $(or $(JOBS),1)
 
 test-install: ## a serving-only install in an environment of its own: no torch
 	$(PYTHON) -m venv .venv-serving

@@ -13,7 +13,7 @@ import venv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -27,9 +27,11 @@ from training.data.samples import Samples
 from training.item_table import ItemTable, item_table
 from training.loop import TrainingConfig, train_ranker
 from training.recipes.ranker import ID_DIM, new_ranker
+from training.step import Precision
 
 MODELS = ("din", "ciubm", "dmae")
 BATCHES = (768, 4_096)
+PRECISIONS = get_args(Precision)
 LOADERS = ("npz", "longctr", "parquet", "memory")  # of training.fuxictr_bench; memory is no loader
 _ITEMS, _USERS, _LENGTH, _DIM = 20_000, 2_000, 64, 128
 _LEARNING_RATE = 3e-3
@@ -72,8 +74,9 @@ def run(
 
     rows: candidate rows of an epoch; width: candidates of a request, which share a history of 64 (FuxiCTR
     reads them as rows of their own); fuxictr: its virtual environment, made where it is missing, None =
-    leave it out. Every contender first tries its settings on fewer rows: ours the batch sizes, FuxiCTR the
-    batch sizes and its loaders. `fuxictr_din_rows_per_s`: the best of its settings; `..._same_batch`: the
+    leave it out. Every contender first tries its settings on fewer rows: ours the batch sizes and precisions
+    (`<model>_fp32_rows_per_s` is the best of fp32 alone, which is all that FuxiCTR has), FuxiCTR the batch
+    sizes and its loaders. `fuxictr_din_rows_per_s`: the best of its settings; `..._same_batch`: the
     best loader at our DIN's batch; `..._model_only`: without any loader; `din_over_fuxictr_din`: the
     median of the rounds' ratios. All null without FuxiCTR, and
     `fuxictr` says why. json: leave progress lines out; the last line is the result as JSON either way.
@@ -86,8 +89,14 @@ def run(
     small = draw(min(rows, _SEARCH_ROWS), width, seed)
     settings: dict[str, dict[str, Any]] = {}
     for name in models:
-        tried = {batch: train(name, small, batch, threads, seed) for batch in BATCHES}
-        settings[name] = {"batch_rows": max(tried, key=lambda b: tried[b])}
+        tried = [
+            (train(name, small, batch, threads, seed, precision), batch, precision)
+            for batch in BATCHES
+            for precision in PRECISIONS
+        ]
+        for label, chosen in ((name, tried), (f"{name}_fp32", [t for t in tried if t[2] == "fp32"])):
+            _, batch, precision = max(chosen)
+            settings[label] = {"batch_rows": batch, "precision": precision}
     with tempfile.TemporaryDirectory() as scratch:
         where = {"search": Path(scratch) / "search", "timed": Path(scratch) / "timed"}
         write_rows(small, where["search"])
@@ -105,7 +114,8 @@ def run(
                     versions = {"fuxictr": line["fuxictr"], "fuxictr_torch": line["torch"]}
                     rate = float(line["rows_per_s"])
                 else:
-                    rate = train(name, drawn, setting["batch_rows"], threads, seed)
+                    model = name.removesuffix("_fp32")
+                    rate = train(model, drawn, setting["batch_rows"], threads, seed, setting["precision"])
                 rates[name].append(rate)
                 if not json:
                     print(f"{name:24} {rate:10,.0f} rows/s  {setting}", flush=True)
@@ -177,10 +187,22 @@ def write_rows(drawn: DrawnRows, directory: Path) -> Path:
     return path
 
 
-def train(model: str, drawn: DrawnRows, batch_rows: int, threads: int, seed: int) -> float:
+def train(
+    model: str,
+    drawn: DrawnRows,
+    batch_rows: int,
+    threads: int,
+    seed: int,
+    precision: Precision = "fp32",
+) -> float:
     """Rows per second of one epoch of the whole loop: batches, gathering, forward, backward, both Adams."""
     config = TrainingConfig(
-        epochs=1, batch_rows=batch_rows, learning_rate=_LEARNING_RATE, seed=seed, threads=threads
+        epochs=1,
+        batch_rows=batch_rows,
+        learning_rate=_LEARNING_RATE,
+        seed=seed,
+        threads=threads,
+        precision=precision,
     )
     ranker = new_ranker(model, drawn.space, drawn.schema, seed)
     return float(train_ranker(ranker, drawn.samples, drawn.items, config).log["rows_per_s"])
@@ -250,12 +272,24 @@ def _run_rival(
 def _result(
     rates: Mapping[str, Sequence[float]], settings: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    wanted = (*MODELS, "fuxictr_din", "fuxictr_din_same_batch", "fuxictr_din_model_only")
+    wanted = (
+        *MODELS,
+        *(f"{name}_fp32" for name in MODELS),
+        "fuxictr_din",
+        "fuxictr_din_same_batch",
+        "fuxictr_din_model_only",
+    )
     medians = {name: statistics.median(rates[name]) if rates.get(name) else None for name in wanted}
-    rounds = [a / b for a, b in zip(rates.get("din", ()), rates.get("fuxictr_din", ()), strict=False)]
+    over = {
+        name: [a / b for a, b in zip(rates.get(name, ()), rates.get("fuxictr_din", ()), strict=False)]
+        for name in ("din", "din_fp32")
+    }
     return {
         **{f"{name}_rows_per_s": None if m is None else round(m, 1) for name, m in medians.items()},
-        "din_over_fuxictr_din": round(statistics.median(rounds), 2) if rounds else None,
+        **{
+            f"{name}_over_fuxictr_din": round(statistics.median(rounds), 2) if rounds else None
+            for name, rounds in over.items()
+        },
         "spread": {name: [round(min(r), 1), round(max(r), 1)] for name, r in rates.items()},
         "settings": {name: dict(setting) for name, setting in settings.items()},
     }

@@ -38,6 +38,8 @@ def test_last_line_is_the_result(capsys: pytest.CaptureFixture[str]) -> None:
     assert result["din_rows_per_s"] > 0
     low, high = result["spread"]["din"]
     assert low <= result["din_rows_per_s"] <= high
+    assert result["settings"]["din_fp32"]["precision"] == "fp32"
+    assert result["din_fp32_rows_per_s"] > 0
     for key in ("ciubm_rows_per_s", "dmae_rows_per_s", "fuxictr_din_rows_per_s", "din_over_fuxictr_din"):
         assert result[key] is None, key
     assert result["fuxictr"] == "left out"
