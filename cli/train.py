@@ -5,27 +5,31 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from cli.progress import stage
 from contracts.bundle import Bundle, open_bundle
 from contracts.encoder_spec import encoder_spec_from_json
 from contracts.errors import Conflict, InvalidInput
+from contracts.schema import Encoding
 from contracts.space import Space
 from param_server.offline import OfflineTable
 from training.data.dataset import Dataset, load_dataset
 from training.data.holdout import new_items
+from training.data.interactions import UnknownItems
 from training.data.samples import build_samples
 from training.distributed import Ranks, joined_ranks
 from training.export import export_ranker
 from training.item_table import Versions, align_versions
 from training.loop import StepReport, TrainingConfig
 from training.recipes.incremental import open_base, since, train_incrementally
-from training.recipes.ranker import HISTORY_LENGTH, MODELS, assess, train_rankers
+from training.recipes.ranker import HISTORY_LENGTH, assess, builder, train_rankers
 
 BUNDLE, REPORT = "bundle", "report.json"
 
@@ -34,7 +38,10 @@ BUNDLE, REPORT = "bundle", "report.json"
 class TrainOptions:
     """encoder: URI of the bundle whose space is read from `offline`; out: checkpoints, bundle, report.
 
-    threads: CPU threads of this process, None = this machine's, shared by the ranks.
+    threads: CPU threads of this process, None = all, shared by the ranks. ranker: a name or the path
+    of a JSON file (training.recipes.ranker_file). user_columns, context_columns: None = all that are found.
+    encodings: by column, of items, users and contexts (training.vocabularies). new_share: of the items, held
+    out as new to measure on them, 0 = train on all.
     base: URI of the ranker bundle to train on from, with base_table, the name of its published full ID table,
     and since_s, where the new day begins; overlay: seal the changed ID rows alone.
     """
@@ -50,12 +57,19 @@ class TrainOptions:
     since_s: int | None = None
     overlay: bool = False
     threads: int | None = None
+    user_columns: Sequence[str] | None = None
+    context_columns: Sequence[str] | None = None
+    encodings: Mapping[str, Encoding] = field(default_factory=dict)
+    unknown_items: UnknownItems = "refuse"
+    new_share: float = 0.15
+    time_gaps: bool = False
+    negative_sampling_rate: float = 1.0
+    calibrate_similarity: bool = False
 
 
 def run_training(options: TrainOptions) -> None:
     """Train, assess on the test split, seal `out`/bundle. Every rank trains, the first one writes."""
-    if options.ranker not in MODELS:
-        raise InvalidInput("--ranker", options.ranker, f"must be among {', '.join(MODELS)}")
+    builder(options.ranker)  # refuses what it does not know before any data is read
     incremental = (options.base, options.base_table, options.since_s)
     if len({value is None for value in incremental}) > 1:
         raise InvalidInput("--base", incremental, "needs --base-table and --since, and they need it")
@@ -77,8 +91,17 @@ def _train(
     console: Console, options: TrainOptions, config: TrainingConfig, ranks: Ranks
 ) -> tuple[Bundle | None, dict[str, Any]]:
     with stage(console, "1. Data") as advance:
-        dataset = load_dataset(options.data, progress=advance)
-        new = new_items(dataset, seed=config.seed)
+        dataset = load_dataset(
+            options.data,
+            progress=advance,
+            user_columns=options.user_columns,
+            context_columns=options.context_columns,
+            encodings=options.encodings,
+            unknown_items=options.unknown_items,
+        )
+        new = np.zeros(len(dataset.catalogue), dtype=bool)
+        if options.new_share > 0:
+            new = new_items(dataset, fraction=options.new_share, seed=config.seed)
         samples = build_samples(dataset, new, HISTORY_LENGTH, seed=config.seed)
         space = _space(options.encoder)
         table = _table(options.offline, dataset, space)
@@ -100,6 +123,10 @@ def _train(
                 new,
                 models=(options.ranker,),
                 config=config,
+                negative_sampling_rate=options.negative_sampling_rate,
+                calibrate_similarity=options.calibrate_similarity,
+                time_gaps=options.time_gaps,
+                encodings=options.encodings,
                 checkpoints=options.out,
                 on_step=lambda _, report: on_step(report),
                 ranks=ranks,

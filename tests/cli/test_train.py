@@ -52,7 +52,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     records = encode_records(vectors, np.ones(ITEMS, np.uint64), slots)
     OfflineTable(str(root / "offline")).append(Window(space, ids, records, 1), "all")
     data, encoder, offline = (str(root / name) for name in ("data", "encoder", "offline"))
-    return [data, "--encoder", encoder, "--offline", offline, "--ranker", "din", "--threads", "1"]
+    ranker = root / "ranker.json"
+    ranker.write_text('{"id_interest": "din", "content": [{"kind": "target_vector"}]}')
+    kept = ["--negative-sampling-rate", "0.5", "--new-share", "0.1"]
+    places = [data, "--encoder", encoder, "--offline", offline]
+    return [*places, "--ranker", str(ranker), "--threads", "1", *kept]
 
 
 def train(*arguments: str, ranks: int = 1) -> subprocess.CompletedProcess[str]:
@@ -75,7 +79,7 @@ def test_torchrun_trains_seals_and_a_second_day_is_an_overlay(inputs: list[str],
     report = json.loads((first / "report.json").read_text())
     assert report["training"]["ranks"] == 2
     assert report["test"]["all"]["auc"] > 0.6
-    assert (first / "din.safetensors").exists()
+    assert (first / "ranker.safetensors").exists()
     base = open_bundle(str(first / "bundle"), report["bundle"])
 
     second = tmp_path / "second"
@@ -84,6 +88,7 @@ def test_torchrun_trains_seals_and_a_second_day_is_an_overlay(inputs: list[str],
     assert done.returncode == 0, done.stderr
     spec = ranker_spec_from_json(dict(open_bundle(str(second / "bundle")).manifest.content))
     assert spec.id_base == "items-1"
+    assert spec.model["content"][0]["kind"] == "target_vector"
     changed, _ = read_id_rows(second / "bundle" / spec.id_rows, spec.id_codec, spec.schema.id_dim)
     assert 0 < len(changed) == spec.id_row_count
 
@@ -104,7 +109,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         }
         run_training(TrainOptions(data=tmp_path, out=tmp_path / "out", **(plain | changes)))  # type: ignore[arg-type]
 
-    with pytest.raises(InvalidInput, match="--ranker"):
+    with pytest.raises(InvalidInput, match="ranker: must be among"):
         run(ranker="dien")
     with pytest.raises(InvalidInput, match="--base"):
         run(base="b")

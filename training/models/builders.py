@@ -7,6 +7,7 @@ is not its position embedding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from training.models.ciubm import CiubmConfig, Weighting
 from training.models.columns import AttributeTable
@@ -14,6 +15,14 @@ from training.models.config import ContentConfig, RankerConfig
 from training.models.dmae import DmaeConfig
 from training.models.id_interest import IdInterestKind
 from training.models.similarity import Modality
+
+
+class Build(Protocol):
+    """A ranker's configuration over what the data decides."""
+
+    def __call__(
+        self, modalities: Sequence[Modality], attributes: AttributeTable, *, id_dim: int, history_length: int
+    ) -> RankerConfig: ...
 
 
 def din(

@@ -23,13 +23,14 @@ from training.distributed import ALONE, Ranks
 from training.evaluation import GROUPS, evaluate, predict
 from training.item_table import AsOf, ItemTable, Versions
 from training.loop import StepReport, TrainedRanker, TrainingConfig, train_ranker
-from training.models.builders import ciubm, din, din_position, dmae
+from training.models.builders import Build, ciubm, din, din_position, dmae
 from training.models.columns import AttributeTable
 from training.models.config import RankerConfig
 from training.models.dmae import DmaeConfig
 from training.models.query import QueryConfig
 from training.models.ranker import Ranker
 from training.models.similarity import side_by_side
+from training.recipes.ranker_file import ranker_file
 from training.recipes.tables import TableView as TableView
 from training.recipes.tables import ranker_items, seen_records
 from training.reliability import CalibrationReport, by_group
@@ -43,7 +44,7 @@ from training.similarity_calibration import (
     warn_of_few_buckets,
 )
 
-BUILDERS = {"din": din, "din_pos": din_position, "ciubm": ciubm, "dmae": dmae}
+BUILDERS: dict[str, Build] = {"din": din, "din_pos": din_position, "ciubm": ciubm, "dmae": dmae}
 MODELS = tuple(BUILDERS)
 ID_DIM = 16
 HISTORY_LENGTH = 64
@@ -110,8 +111,7 @@ def train_rankers(
     """
     config = config or TrainingConfig()
     for name in models:
-        if name not in BUILDERS:
-            raise InvalidInput("models", name, f"must be among {', '.join(MODELS)}")
+        builder(name)
     schema = fit_schema(
         samples,
         seen_records(table, samples, new, as_of),
@@ -135,7 +135,7 @@ def train_rankers(
             samples,
             training_items,
             config,
-            checkpoint=checkpoints / f"{name}.safetensors" if checkpoints is not None else None,
+            checkpoint=checkpoints / f"{Path(name).stem}.safetensors" if checkpoints is not None else None,
             on_step=partial(on_step, name),
             ranks=ranks,
         )
@@ -145,18 +145,25 @@ def train_rankers(
     return RankerRun(schema, items, results)
 
 
+def builder(name: str) -> Build:
+    """A ranker by its name in BUILDERS, or by the path of a JSON file; InvalidInput otherwise."""
+    if name in BUILDERS:
+        return BUILDERS[name]
+    if name.endswith(".json"):
+        return ranker_file(Path(name))
+    raise InvalidInput("ranker", name, f"must be among {', '.join(MODELS)}, or a .json file")
+
+
 def new_ranker(
     name: str, space: Space, schema: FeatureSchema, seed: int, found: Similarities | None = None
 ) -> Ranker:
-    """An untrained ranker of BUILDERS over a space's modalities and what the schema reads, from the seed.
+    """An untrained ranker (`builder`) over a space's modalities and what the schema reads, from the seed.
 
     found: training.similarity_calibration.similarities to calibrate DMAE's with, None = as they are.
     """
     attributes = AttributeTable.of(schema.items)
     modalities = side_by_side((m.name, m.dim) for m in space.modalities)
-    config = BUILDERS[name](
-        modalities, attributes, id_dim=schema.id_dim, history_length=schema.history_length
-    )
+    config = builder(name)(modalities, attributes, id_dim=schema.id_dim, history_length=schema.history_length)
     config = replace(config, context=AttributeTable.of(schema.request_columns), time_gaps=schema.time_gaps)
     if schema.query:
         searched = QueryConfig(modalities=tuple(m.name for m in schema.query))
@@ -181,7 +188,10 @@ def _similarities(
 ) -> Similarities:
     """Of the modalities that DMAE reads; nothing where no model is one."""
     modalities = side_by_side((m.name, m.dim) for m in space.modalities)
-    configs = [BUILDERS[name](modalities, AttributeTable()) for name in models]
+    configs = [
+        builder(name)(modalities, AttributeTable(), id_dim=ID_DIM, history_length=history_length)
+        for name in models
+    ]
     names = {
         n for config in configs for c in config.content if isinstance(c, DmaeConfig) for n in c.modalities
     }

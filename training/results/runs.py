@@ -77,7 +77,7 @@ def plan(chosen: Sequence[Variant], seeds: int, draws: int) -> list[Run]:
 
 
 def finished(directory: Path, run: Run, settings: Settings) -> dict[str, Any] | None:
-    """The result of a run, None where it is not there yet; Conflict where it is of other settings."""
+    """The result of a run, None where it is not there yet; Conflict where it is of another training."""
     path = directory / run.name / RESULT
     if not path.exists():
         return None
@@ -86,5 +86,11 @@ def finished(directory: Path, run: Run, settings: Settings) -> dict[str, Any] | 
         raise Conflict(
             f"{path} was made with {document['settings']}, not {asdict(settings)}: "
             "name another directory for these results, or remove those"
+        )
+    made = document.get("definition", run.variant.definition)  # absent in the first results of this format
+    if made != run.variant.definition:
+        raise Conflict(
+            f"{path} is of another ranker that was called '{run.variant.name}' ({made}, not "
+            f"{run.variant.definition}): remove it, or name another directory for these results"
         )
     return document

@@ -93,6 +93,11 @@ def cautions(summary: Summary) -> Sequence[str]:
         out.append(
             "One seed or one draw alone: differences under .01 are unproven whatever the interval says."
         )
+    out += [
+        f"Vectors of {who} come from {len(ids)} spaces ({', '.join(ids)}): do not compare those runs."
+        for who, ids in summary.spaces.items()
+        if len(ids) > 1
+    ]
     if summary.settings.tuning:
         out.append(
             "Tuning figures: the validation split and draws of their own, for choices, not for quoting."

@@ -84,6 +84,9 @@ class Summary:
     new_items: Mapping[int, int]
     train_rows: int
     missing: Sequence[str]
+    spaces: Mapping[
+        str, Sequence[str]
+    ]  # of vectors, by draw: more than one where they were made anew in between
 
     def line(self, name: str) -> Line | None:
         return next((line for line in self.lines if line.variant.name == name), None)
@@ -133,7 +136,17 @@ def summarise(
         new_items={draw: int(fresh.sum()) for draw, fresh in new.items()},
         train_rows=max((int(result["train_rows"]) for result in first.values()), default=0),
         missing=missing,
+        spaces=_spaces(results),
     )
+
+
+def _spaces(results: Mapping[str, Mapping[Place, dict[str, Any]]]) -> dict[str, list[str]]:
+    out: dict[str, set[str]] = {}
+    for name, places in results.items():
+        for (_, draw), result in places.items():
+            who = f"draw {draw}" + (", oracle" if VARIANTS[name].warm else "")
+            out.setdefault(who, set()).add(str(result["space"]))
+    return {who: sorted(ids) for who, ids in sorted(out.items())}
 
 
 def _groups(fresh: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[np.bool_]]:

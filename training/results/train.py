@@ -63,6 +63,7 @@ def train_run(
     write_arrays(directory / PREDICTIONS, logits=logits[samples.candidate_mask[chosen]])
     result = {
         "variant": run.variant.name,
+        "definition": run.variant.definition,
         "seed": run.seed,
         "draw": run.draw,
         "settings": asdict(settings),

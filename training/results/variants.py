@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +15,11 @@ from training.models.dmae import DmaeConfig
 from training.models.id_interest import IdInterestKind
 from training.models.items import ItemContentConfig
 from training.models.recency import RecencySimilarityConfig
-from training.models.similarity import Modality
+from training.models.similarity import Modality, side_by_side
 from training.models.simtier import SimTierConfig
 from training.models.target_vector import TargetVectorConfig
 
+MODALITIES = ("text", "image", "fused", "loo")
 NOTHING = "nothing"
 BEST = "best"
 
@@ -33,6 +36,13 @@ class Variant:
     warm: bool = False
     learning_rate: float | None = None
     against: str = NOTHING
+
+    @property
+    def definition(self) -> str:
+        """A digest of what is trained: no result of another ranker passes for this one's."""
+        config = self.build(side_by_side((name, 128) for name in MODALITIES), AttributeTable((1,), 2))
+        document = json.dumps([config.to_dict(), self.warm, self.learning_rate], sort_keys=True)
+        return hashlib.sha256(document.encode()).hexdigest()[:16]
 
 
 def _ranker(
@@ -55,6 +65,7 @@ def _ranker(
 
 _LOO = ("loo",)
 _RECENCY = RecencySimilarityConfig(modalities=_LOO)
+_DMAE = DmaeConfig(modalities=("fused", "loo"), without_iddu=True)
 _BEST = _ranker(_RECENCY, inside=_LOO)
 
 _LADDER = (
@@ -65,15 +76,19 @@ _LADDER = (
     Variant("simtier", "+ SimTier", _ranker(SimTierConfig(modalities=_LOO))),
     Variant("simtier6", "+ SimTier in 6 windows", _ranker(SimTierConfig(modalities=_LOO, windows=6))),
     Variant("ciubm", "+ CiUBM", _ranker(CiubmConfig(modality="loo"))),
-    Variant("dmae", "+ DMAE", _ranker(DmaeConfig(modalities=("fused", "loo"), without_iddu=True))),
-    Variant(
-        "dmae_iddu", "+ DMAE with IDDU", _ranker(DmaeConfig(modalities=("fused", "loo"))), against="dmae"
-    ),
-    Variant("dmae_towers", "+ DMAE with IDDU, text and image", _ranker(DmaeConfig())),
+    Variant("dmae", "+ DMAE", _ranker(DmaeConfig(modalities=("fused", "loo")))),
+    Variant("dmae_plain", "+ DMAE without IDDU", _ranker(_DMAE), against="dmae"),
+    Variant("dmae_towers", "+ DMAE, text and image", _ranker(DmaeConfig())),
     Variant("inside", "+ content inside DIN", _ranker(inside=_LOO)),
     Variant("inside_csft", "+ content inside DIN, C-SFT", _ranker(inside=("fused",))),
     Variant("recency", "+ similarity by recency", _ranker(_RECENCY)),
     Variant(BEST, "best combination", _BEST),
+    Variant(
+        "best_dmae",
+        "best combination + DMAE without IDDU",
+        _ranker(_RECENCY, _DMAE, inside=_LOO),
+        against=BEST,
+    ),
     Variant("oracle", "oracle of DIN + position + attributes", _ranker(), warm=True),
     Variant("oracle_best", "oracle of the best combination", _BEST, warm=True, against=BEST),
 )

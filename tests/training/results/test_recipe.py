@@ -102,6 +102,15 @@ def test_results_of_other_settings_are_refused(runs: Path) -> None:
         compare_rankers(_comparison(runs, settings=other), TinySource())
 
 
+def test_a_result_of_another_ranker_of_the_same_name_is_refused(runs: Path, tmp_path: Path) -> None:
+    document = json.loads((runs / "nothing-s0-d0" / RESULT).read_text())
+    (tmp_path / "nothing-s0-d0").mkdir()
+    document["definition"] = VARIANTS["inside"].definition
+    (tmp_path / "nothing-s0-d0" / RESULT).write_text(json.dumps(document))
+    with pytest.raises(Conflict, match="another ranker that was called 'nothing'"):
+        compare_rankers(_comparison(tmp_path), TinySource())
+
+
 def test_the_report_is_whole_and_says_what_the_runs_measured(runs: Path, tmp_path: Path) -> None:
     comparison = _comparison(runs)
     path, missing = report_rankers(

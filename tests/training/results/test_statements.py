@@ -30,8 +30,10 @@ def _line(name: str, whole: float, new: float, gain: Gain | None = None) -> Line
     )
 
 
-def _summary(*lines: Line, seeds: int = 3, tuning: bool = False) -> Summary:
-    return Summary(lines, Settings(tuning=tuning), seeds, 2, 10, 100, {0: 5}, {0: 2}, 1000, ())
+def _summary(
+    *lines: Line, seeds: int = 3, tuning: bool = False, spaces: dict[str, list[str]] | None = None
+) -> Summary:
+    return Summary(lines, Settings(tuning=tuning), seeds, 2, 10, 100, {0: 5}, {0: 2}, 1000, (), spaces or {})
 
 
 @pytest.mark.parametrize(
@@ -79,3 +81,6 @@ def test_cautions() -> None:
     assert cautions(_summary()) == []
     assert "unproven" in cautions(_summary(seeds=1))[0]
     assert "Tuning" in cautions(_summary(tuning=True))[0]
+    mixed = cautions(_summary(spaces={"draw 0": ["a", "b"], "draw 1": ["c"]}))
+    assert len(mixed) == 1
+    assert "draw 0 come from 2 spaces (a, b)" in mixed[0]
