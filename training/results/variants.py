@@ -66,13 +66,14 @@ def _ranker(
 _LOO = ("loo",)
 _RECENCY = RecencySimilarityConfig(modalities=_LOO)
 _DMAE = DmaeConfig(modalities=("fused", "loo"), without_iddu=True)
-_BEST = _ranker(_RECENCY, inside=_LOO)
+_TARGET = TargetVectorConfig(modalities=_LOO)
+_BEST = _ranker(_TARGET, _RECENCY, inside=_LOO)
 
 _LADDER = (
     Variant("din", "DIN, IDs alone", _ranker(attributes=False, kind="din")),
     Variant("position", "DIN + position, IDs alone", _ranker(attributes=False), against="din"),
     Variant(NOTHING, "DIN + position + attributes", _ranker(), against="position"),
-    Variant("target", "+ target vector", _ranker(TargetVectorConfig(modalities=_LOO))),
+    Variant("target", "+ target vector", _ranker(_TARGET)),
     Variant("simtier", "+ SimTier", _ranker(SimTierConfig(modalities=_LOO))),
     Variant("simtier6", "+ SimTier in 6 windows", _ranker(SimTierConfig(modalities=_LOO, windows=6))),
     Variant("ciubm", "+ CiUBM", _ranker(CiubmConfig(modality="loo"))),
@@ -82,11 +83,11 @@ _LADDER = (
     Variant("inside", "+ content inside DIN", _ranker(inside=_LOO)),
     Variant("inside_csft", "+ content inside DIN, C-SFT", _ranker(inside=("fused",))),
     Variant("recency", "+ similarity by recency", _ranker(_RECENCY)),
-    Variant(BEST, "best combination", _BEST),
+    Variant(BEST, "best combination: inside, recency, target", _BEST),
     Variant(
         "best_dmae",
         "best combination + DMAE without IDDU",
-        _ranker(_RECENCY, _DMAE, inside=_LOO),
+        _ranker(_TARGET, _RECENCY, _DMAE, inside=_LOO),
         against=BEST,
     ),
     Variant("oracle", "oracle of DIN + position + attributes", _ranker(), warm=True),
