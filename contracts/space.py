@@ -18,8 +18,19 @@ from contracts.codec import CODEC_NAMES, CONTENT_INT8, MAX_MODALITIES, record_dt
 from contracts.errors import InvalidInput, SpaceMismatch, UnknownVersion
 from contracts.items import AttributeField
 
-SPACE_VERSION = 1
+SPACE_VERSION = 2  # 1 stored one key per item
 ID_CHARACTERS = 16
+SHARDS = 256  # of a space's or an ID table's buckets: what a cluster spreads over its nodes
+ROWS_PER_BUCKET = 12  # when a table holds the rows that it was made for (docs/adr/0007)
+MAX_BUCKETS = SHARDS << 16
+
+
+def buckets_for(rows: int) -> int:
+    """How many hash buckets hold this many rows well: a multiple of SHARDS. More rows are slower."""
+    return min(MAX_BUCKETS, max(1, -(-rows // (ROWS_PER_BUCKET * SHARDS))) * SHARDS)
+
+
+DEFAULT_BUCKETS = buckets_for(100_000)
 
 
 @dataclass(frozen=True)
@@ -32,14 +43,14 @@ class Modality:
 
 @dataclass(frozen=True)
 class Space:
-    """Fixed at creation. `buckets`: 0 stores one key per item, else the count of hash buckets."""
+    """Fixed at creation. `buckets`: the hashes that hold its records (`buckets_for`)."""
 
     encoder_digest: str
     modalities: tuple[Modality, ...]
     attributes: tuple[AttributeField, ...] = ()
     codec: int = CONTENT_INT8
     rotation: str = "none"
-    buckets: int = 0
+    buckets: int = DEFAULT_BUCKETS
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.modalities) <= MAX_MODALITIES:
@@ -51,8 +62,8 @@ class Space:
             raise UnknownVersion("content codec", CODEC_NAMES.get(self.codec, self.codec), ("content_int8",))
         if self.rotation != "none":
             raise UnknownVersion("rotation", self.rotation, ("none",))
-        if self.buckets < 0:
-            raise InvalidInput("buckets", self.buckets, "must not be negative")
+        if not 1 <= self.buckets <= MAX_BUCKETS:
+            raise InvalidInput("buckets", self.buckets, f"must be 1 to {MAX_BUCKETS}")
 
     @property
     def dims(self) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from contracts.errors import BrokenBundle, InvalidInput, RepcenterError
 from contracts.images import decode_image
 from contracts.items import Item, attribute_slots, check_item
 from contracts.onnx_model import Device, OnnxModel, check_runtime, replay
-from contracts.space import Space
+from contracts.space import DEFAULT_BUCKETS, Space
 from contracts.towers import Towers
 
 Matrix = npt.NDArray[np.float32]
@@ -47,7 +47,12 @@ class Encoder:
     """An opened encoder bundle. One call of encode() at a time: the tokeniser's settings are shared."""
 
     def __init__(
-        self, bundle: Bundle, spec: EncoderSpec, models: Mapping[str, OnnxModel], tokenizer: Tokenizer
+        self,
+        bundle: Bundle,
+        spec: EncoderSpec,
+        models: Mapping[str, OnnxModel],
+        tokenizer: Tokenizer,
+        buckets: int,
     ) -> None:
         self._bundle = bundle
         self._spec = spec
@@ -58,14 +63,22 @@ class Encoder:
         )
         self._text_dim = _width(self._head, "text_features")
         self._image_dim = _width(self._head, "image_features")
-        self.space: Space = spec.space(bundle.digest)
+        self.space: Space = spec.space(bundle.digest, buckets)
         self.digest = bundle.digest
 
     @classmethod
     def open(
-        cls, bundle_uri: str, digest: str | None = None, *, device: Device = "cpu", threads: int = 1
+        cls,
+        bundle_uri: str,
+        digest: str | None = None,
+        *,
+        device: Device = "cpu",
+        threads: int = 1,
+        buckets: int = DEFAULT_BUCKETS,
     ) -> Self:
         """Open a bundle, check its digests and replay its golden inputs on this device.
+
+        buckets: of the space that it fills, part of its identity: a new space's are `buckets_for` its items.
 
         Raises NotFound, BrokenBundle, UnknownVersion, ProviderUnavailable.
         """
@@ -80,7 +93,7 @@ class Encoder:
             for graph, name in graphs.items()
         }
         tokenizer = Tokenizer.from_file(str(bundle.file(spec.tokenizer)))
-        encoder = cls(bundle, spec, models, tokenizer)
+        encoder = cls(bundle, spec, models, tokenizer, buckets)
         encoder.check()
         return encoder
 

@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.onnx_model import Device
+from contracts.space import DEFAULT_BUCKETS, MAX_BUCKETS
 
 
 class EncoderSettings(BaseSettings):
@@ -22,6 +23,12 @@ class EncoderSettings(BaseSettings):
         None, description="Encoder bundle to use whatever the scene serves (a directory or fsspec URI)."
     )
     encoder_digest: str | None = Field(None, description="Digest that the bundle at encoder_uri must have.")
+    encoder_buckets: int = Field(
+        DEFAULT_BUCKETS,
+        ge=1,
+        le=MAX_BUCKETS,
+        description="Hash buckets of the space that encoder_uri fills; the scene's encoder brings its own.",
+    )
     device: Device = Field(
         "cpu", description="Where the encoder runs. A device that is not there stops the start."
     )

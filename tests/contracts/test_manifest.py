@@ -165,7 +165,7 @@ def test_a_missing_version_is_refused(what: str) -> None:
 )
 def test_unknown_versions_within_are_refused(what: str, path: tuple[str, str], error: str) -> None:
     read, document = READERS[what]
-    inner = {**document[path[0]], path[1]: 2}
+    inner = {**document[path[0]], path[1]: 99}
     with pytest.raises(UnknownVersion, match=error):
         read({**document, path[0]: inner})
 
