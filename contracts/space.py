@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from contracts.codec import CODEC_NAMES, CONTENT_INT8, MAX_MODALITIES, record_dtype
+from contracts.codec import CODEC_NAMES, CONTENT_CODECS, CONTENT_INT8, MAX_MODALITIES, record_dtype
 from contracts.errors import InvalidInput, SpaceMismatch, UnknownVersion
 from contracts.items import AttributeField
 
@@ -23,6 +23,7 @@ ID_CHARACTERS = 16
 SHARDS = 256  # of a space's or an ID table's buckets: what a cluster spreads over its nodes
 ROWS_PER_BUCKET = 12  # when a table holds the rows that it was made for (docs/adr/0007)
 MAX_BUCKETS = SHARDS << 16
+_CODECS = tuple(CODEC_NAMES[codec] for codec in CONTENT_CODECS)
 
 
 def buckets_for(rows: int) -> int:
@@ -58,8 +59,8 @@ class Space:
         for modality in self.modalities:
             if not 1 <= modality.dim <= 1040:  # raw int8 dot products stay exact in fp32 up to here
                 raise InvalidInput(f"modalities.{modality.name}.dim", modality.dim, "must be 1 to 1040")
-        if self.codec != CONTENT_INT8:
-            raise UnknownVersion("content codec", CODEC_NAMES.get(self.codec, self.codec), ("content_int8",))
+        if self.codec not in CONTENT_CODECS:
+            raise UnknownVersion("content codec", CODEC_NAMES.get(self.codec, self.codec), _CODECS)
         if self.rotation != "none":
             raise UnknownVersion("rotation", self.rotation, ("none",))
         if not 1 <= self.buckets <= MAX_BUCKETS:
@@ -76,7 +77,7 @@ class Space:
     @cached_property
     def dtype(self) -> np.dtype[np.void]:
         """The structured dtype of this space's records."""
-        return record_dtype(self.dims, self.attribute_slots)
+        return record_dtype(self.dims, self.attribute_slots, self.codec)
 
     @cached_property
     def id(self) -> str:
@@ -107,7 +108,7 @@ def space_from_json(document: object) -> Space:
         raise UnknownVersion("space header", document.get("version"), SPACE_VERSION)
     codecs = {name: codec for codec, name in CODEC_NAMES.items()}
     if document.get("codec") not in codecs:
-        raise UnknownVersion("content codec", document.get("codec"), ("content_int8",))
+        raise UnknownVersion("content codec", document.get("codec"), _CODECS)
     try:
         return Space(
             encoder_digest=str(document["encoder_digest"]),

@@ -2,7 +2,7 @@
 -- KEYS: the shard's key, then each record's bucket. ARGV: sha256 of the space header, then each record's id, value.
 -- Reply: {"ok", K characters "1" accepted or "0" refused}, {"space"} where the shard is of no or another space,
 -- or {"version", index, header of the stored row}; after the last two nothing of this shard is written.
--- A value starts with version u8, codec u8, flags u8, reserved u8, sequence u64 little-endian; the
+-- A value starts with version u8, codec u8, flags u8, guard u8, sequence u64 little-endian; the
 -- sequence is compared as two u32 halves because Lua's numbers are doubles, exact only to 2^53.
 local HEADER, TOMBSTONE = 12, 128
 local call, unpack_u64, sub, byte = redis.call, struct.unpack, string.sub, string.byte

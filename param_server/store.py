@@ -111,7 +111,7 @@ class Store:
                 raise await self._no_space(space)
             if status == b"version":
                 where = f"space {space.id}, item {shown(window.item_ids[rows[detail[0]]])}"
-                raise broken_head(detail[1], where)
+                raise broken_head(detail[1], where, space.codec)
             accepted[rows] = np.frombuffer(detail[0], np.uint8) == ord("1")
         return accepted
 
@@ -162,7 +162,7 @@ class Store:
         for chunk in _chunks(len(item_ids)):
             async with redis_errors(f"read space {space.id}"):
                 replies = await hget(self._redis, [_records(space)], keys.id_bytes(item_ids[chunk]))
-            out[chunk] = join_sequences(replies, f"space {space.id}")
+            out[chunk] = join_sequences(replies, f"space {space.id}", space.codec)
         return out
 
     async def high_water(self) -> int:

@@ -17,6 +17,7 @@ from contracts.bundle import Bundle, open_bundle
 from contracts.codec import Rows, encode_records
 from contracts.encoder_spec import MODALITIES, EncoderSpec, encoder_spec_from_json
 from contracts.errors import BrokenBundle, InvalidInput, RepcenterError
+from contracts.guard import PROBES_FILE, Guard, read_guard
 from contracts.images import decode_image
 from contracts.items import Item, attribute_slots, check_item
 from contracts.onnx_model import Device, OnnxModel, check_runtime, replay
@@ -64,6 +65,8 @@ class Encoder:
         self._text_dim = _width(self._head, "text_features")
         self._image_dim = _width(self._head, "image_features")
         self.space: Space = spec.space(bundle.digest, buckets)
+        sealed = PROBES_FILE in bundle.manifest.files  # an older bundle is held to the cosine error alone
+        self.guard = read_guard(bundle.file(PROBES_FILE), self.space) if sealed else Guard()
         self.digest = bundle.digest
 
     @classmethod
@@ -127,11 +130,15 @@ class Encoder:
         return Encoded(blocks, attributes, failures)
 
     def records(self, encoded: Encoded, sequences: npt.NDArray[np.uint64]) -> Rows:
-        """The records of the G good items. sequences: (K,) uint64 -> (G,) of the space's dtype."""
+        """The records of the G good items, those that lost too much flagged (contracts.guard).
+
+        sequences: (K,) uint64 -> (G,) of the space's dtype.
+        """
         good = encoded.good
-        return encode_records(
-            [block[good] for block in encoded.vectors], sequences[good], encoded.attributes[good]
-        )
+        vectors = [block[good] for block in encoded.vectors]
+        rows = encode_records(vectors, sequences[good], encoded.attributes[good])
+        self.guard.mark(vectors, rows, self.space)
+        return rows
 
     def _vectors(self, count: int, texts: Mapping[int, str], pixels: Mapping[int, Matrix]) -> list[Matrix]:
         blocks = [np.zeros((count, dim), dtype=np.float32) for dim in self.space.dims]

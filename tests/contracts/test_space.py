@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.codec import CONTENT_FP16, CONTENT_INT8
 from contracts.errors import InvalidInput, SpaceMismatch, UnknownVersion, shown
+from contracts.features import FeatureSchema
 from contracts.items import AttributeField
+from contracts.ranker_spec import RankerSpec
 from contracts.space import (
     MAX_BUCKETS,
     Modality,
@@ -82,6 +85,16 @@ def test_every_identity_field_changes_the_id(changed: dict[str, Any]) -> None:
     assert other.id != SPACE.id
     with pytest.raises(SpaceMismatch, match=SPACE.id):
         same_space(SPACE.id, other.id, "test")
+
+
+def test_a_space_of_halves_is_another_space_and_is_read_back() -> None:
+    eight, halves = (Space("e" * 64, (Modality("text", 8),), codec=c) for c in (CONTENT_INT8, CONTENT_FP16))
+    assert eight.id != halves.id
+    assert b'"codec":"content_fp16"' in halves.header()
+    assert parse_header(halves.header()) == halves
+    assert (eight.dtype.itemsize, halves.dtype.itemsize) == (12 + 4 + 8, 12 + 4 + 16)
+    with pytest.raises(InvalidInput, match=r"space\.codec: is not read by rankers"):
+        RankerSpec({"name": "din"}, halves, FeatureSchema(8, 16, ()), 1)
 
 
 @pytest.mark.parametrize(("name", "value"), [("codec", "content_int4"), ("rotation", "hadamard")])

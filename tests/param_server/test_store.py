@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from contracts.codec import HEADER_BYTES, ID_INT8, id_row_dtype
+from contracts.codec import CONTENT_FP16, HEADER_BYTES, ID_INT8, encode_records, id_row_dtype
 from contracts.errors import InvalidInput, NotFound, SpaceMismatch, TooLarge, UnknownVersion
 from contracts.manifest import IdTable
 from contracts.space import Modality, Space
@@ -183,6 +183,26 @@ async def test_the_first_id_table_that_has_a_row_gives_it(redis: Redis) -> None:
     assert got.found.all()
     with pytest.raises(InvalidInput, match="one codec and dim"):
         await store.fetch(space, [overlay, IdTable("old", ID_INT8, 8, 2)], ["a"])
+
+
+async def test_a_space_of_halves_is_written_and_read(redis: Redis) -> None:
+    store = Store(redis)
+    space = Space("f" * 64, (Modality("text", 8), Modality("image", 4)), codec=CONTENT_FP16)
+    await store.create_space(space)
+    vectors = [np.eye(3, 8, dtype=np.float32), np.eye(3, 4, dtype=np.float32)]
+    rows = encode_records(vectors, np.full(3, 5, np.uint64), np.zeros((3, 0), np.uint32), CONTENT_FP16)
+    assert (await store.commit_window(Window(space, ["a", "b", "c"], rows, 1))).all()
+    assert (await store.commit_window(make_deletes(space, ["b"], [6]))).all()
+    got = await store.fetch(space, None, ["c", "a", "b", "d"])
+    assert got.found.tolist() == [True, True, False, False]
+    assert got.records[:2].tobytes() == rows[[2, 0]].tobytes()
+    assert (await store.sequences(space, ["a", "b", "d"])).tolist() == [5, 6, 0]
+    key, stored = await row_of(redis, keys.records(space.id, space.buckets), "a")
+    await redis.hset(key, "a", b"\1\1" + stored[2:])
+    with pytest.raises(UnknownVersion, match=r"content_int8.*content_fp16"):
+        await store.fetch(space, None, ["a"])
+    with pytest.raises(UnknownVersion, match="'a'"):
+        await store.commit_window(Window(space, ["a"], rows[:1], 1))
 
 
 async def test_strange_ids_are_kept_apart(redis: Redis) -> None:
