@@ -219,6 +219,36 @@ def bench_graph(
     run(json=json, models=[name.strip() for name in models.split(",")])
 
 
+@bench_app.command("table")
+def bench_table(
+    json: Json = False,
+    items: Annotated[int, typer.Option(help="Items in the table.")] = 200_000,
+    growth: Annotated[str, typer.Option(help="Further counts of items, separated by commas.")] = "",
+    layouts: Annotated[str, typer.Option(help="Further rows per bucket, separated by commas.")] = "",
+    feast: Annotated[bool, typer.Option(help="Also measure Feast, in an environment of its own.")] = True,
+    var: VarDir = Path("var"),
+) -> None:
+    """The tables: bytes per item, cold reads beside a bare MGET and Feast, bulk load."""
+    from param_server.table_bench import run
+
+    run(
+        json=json,
+        items=items,
+        growth=_counts("growth", growth),
+        rows_per_bucket=_counts("layouts", layouts),
+        feast=var / "bench" / "feast" if feast else None,
+    )
+
+
+def _counts(name: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise typer.BadParameter(
+            f"must be whole numbers separated by commas, not {text!r}", param_hint=name
+        ) from None
+
+
 def main() -> None:
     """Entry point: errors of ours are one line, not a stack trace."""
     from contracts.errors import RepcenterError

@@ -23,7 +23,7 @@ from contracts.space import Space, parse_header
 from contracts.window import Window
 from param_server import keys
 from param_server.connection import check_layout, redis_errors
-from param_server.hget import hget
+from param_server.hget import hget, hget_each
 from param_server.rows import broken_head, join_id_rows, join_records, join_sequences
 from param_server.scripts import run_by_shard, run_on_shards
 
@@ -170,22 +170,16 @@ class Store:
 
         A counter of sequences that is not above it (a new stream server) gives pushes that lose.
         """
-        spaces = await self.spaces()
-        async with redis_errors("read the high water"), self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.get(cast(str, keys.high_water()))
-            for space in spaces:
-                for key in _records(space).shard_keys:
-                    pipeline.hget(cast(str, key), "high_water")
-            values = await pipeline.execute()
-        return max(int.from_bytes(value or b"", "little") for value in values)
+        names = [key for space in await self.spaces() for key in _records(space).shard_keys]
+        async with redis_errors("read the high water"):
+            value = await cast(Any, self._redis.get(keys.high_water()))
+            values = await hget_each(self._redis, names, b"high_water") if names else []
+        return max(int.from_bytes(value or b"", "little") for value in (value, *values))
 
     async def count(self, space: Space) -> int:
         """Live records of a space; deleted ones are not counted."""
-        what = f"count space {space.id}"
-        async with redis_errors(what), self._redis.pipeline(transaction=False) as pipeline:
-            for key in _records(space).shard_keys:
-                pipeline.hget(cast(str, key), "live")
-            values = await pipeline.execute()
+        async with redis_errors(f"count space {space.id}"):
+            values = await hget_each(self._redis, _records(space).shard_keys, b"live")
         return sum(int(value or 0) for value in values)
 
     async def load_id_rows(self, table: IdTable, item_ids: Sequence[str], rows: Rows) -> None:
