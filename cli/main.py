@@ -19,10 +19,12 @@ app = typer.Typer(
 )
 generations_app = typer.Typer(help="Publish state: which generation each scene serves.", no_args_is_help=True)
 data_app = typer.Typer(help="Check your own data, or draw the demo's world.", no_args_is_help=True)
+events_app = typer.Typer(help="What users did: their stored behaviours.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.add_typer(generations_app, name="generations")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(events_app, name="events")
 
 VarDir = Annotated[Path, typer.Option("--var", help="Directory of everything that is written.")]
 Scorer = Annotated[str, typer.Option(help="Base URL of the scorer.", envvar="REPCENTER_SCORER_URL")]
@@ -176,6 +178,58 @@ def generations_roll_back(
     from cli.generations import roll_back
 
     roll_back(var, scene)
+
+
+@events_app.command("push")
+def events_push(
+    events: Annotated[
+        Path | None, typer.Argument(help="A file of events, a JSON object per line; -: stdin.")
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="Push one event of this user.")] = None,
+    item: Annotated[str | None, typer.Option(help="Its item.")] = None,
+    timestamp_ms: Annotated[int | None, typer.Option("--time", help="Milliseconds; now if absent.")] = None,
+    event_id: Annotated[str | None, typer.Option("--id", help="Unique within the user.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Such as click or buy.")] = None,
+    url: Door = DOOR_URL,
+) -> None:
+    """Append to users' behaviours through the write door."""
+    from cli.events import push_event, push_events
+    from contracts.events import Event
+
+    if events is not None and user is None and item is None:
+        push_events(url, events)
+    elif events is None and user is not None and item is not None:
+        push_event(url, Event(user, item, timestamp_ms, event_id, kind))
+    else:
+        raise typer.BadParameter("name either a file of events or one event with --user and --item")
+
+
+@events_app.command("import")
+def events_import(
+    interactions: Annotated[Path, typer.Argument(help="interactions.parquet, or its directory.")],
+    most: Annotated[int | None, typer.Option(help="Behaviours kept of a user; 200 if absent.")] = None,
+    var: VarDir = Path("var"),
+) -> None:
+    """Append the liked rows of a log, straight to the shelf; goes on where it was stopped."""
+    from cli.events import import_file
+
+    import_file(var, interactions, most)
+
+
+@events_app.command("forget")
+def events_forget(user: str, url: Door = DOOR_URL) -> None:
+    """Delete all of a user's behaviours; late events from before are refused from then on."""
+    from cli.events import forget
+
+    forget(url, user)
+
+
+@events_app.command("show")
+def events_show(user: str, json: Json = False, var: VarDir = Path("var")) -> None:
+    """A user's stored behaviours, newest last."""
+    from cli.events import show
+
+    show(var, user, json)
 
 
 @data_app.command("check")

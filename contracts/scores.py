@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import numpy.typing as npt
 # The numbers are those of repcenter.v1.CandidateStatus.
 OK, COLD, MISSING = 1, 2, 3
 STATUS_NAMES = ("unspecified", "ok", "cold", "missing")
+Source = Literal["request", "stored"]
 _NAMES = np.array(STATUS_NAMES, dtype=object)
 
 
@@ -17,13 +19,15 @@ _NAMES = np.array(STATUS_NAMES, dtype=object)
 class Completeness:
     """How much of a request the tables knew. An item is found when it has a record or an ID row.
 
-    behaviours_asked counts the newest behaviours that the ranker reads, not those beyond its history.
+    behaviours_asked counts the newest behaviours that the ranker reads, not those beyond its history;
+    behaviours_source says whether the request gave them or they are the stored ones of the user it names.
     """
 
     behaviours_asked: int
     behaviours_found: int
     candidates_asked: int
     candidates_found: int
+    behaviours_source: Source = "request"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ what Redis Cluster places by, so a shard's buckets and its own key are on one no
 | rc2:m:{<space>.<shard>}          | hash   | header's sha256; live records; high water, u64 LE  | collected |
 | rc2:i:{<table>.<shard>}:<number> | hash   | id -> ID row                                       | collected |
 | rc2:t:{<table>.<shard>}          | hash   | description; loaded rows; state                    | collected |
+| rc2:u:{u.<shard>}                | hash   | users who have behaviours; behaviours              | for ever  |
+| rc2:u:{u.<shard>}:<user>         | string | a user's behaviours (param_server.behaviour_rows)  | for ever  |
 | rc2:{c}:spaces                   | hash   | space id -> space header                           | collected |
 | rc2:{c}:high_water               | string | newest sequence of collected spaces, u64 LE        | for ever  |
 | rc2:{c}:id_tables                | hash   | table name -> codec, dim, rows (JSON)              | collected |
@@ -20,7 +22,8 @@ what Redis Cluster places by, so a shard's buckets and its own key are on one no
 
 <space>: 16 hex characters of the space's id; <table>: 16 of the sha256 of the table's name; <shard>: bucket
 modulo SHARDS, 2 hex; <number>: bucket div SHARDS, 4 hex. An id's bucket: CRC-32 of its UTF-8 modulo the count
-of buckets. Nothing here expires: a row that vanishes by itself would be a silently wrong score.
+of buckets. <user>: 16 raw bytes, the blake2b of the user's id, which so is in no key; the first is its shard.
+Nothing here expires: a row that vanishes by itself would be a silently wrong score.
 """
 
 from __future__ import annotations
@@ -65,6 +68,17 @@ def generations() -> bytes:
 
 def scenes() -> bytes:
     return _CONTROL + b"scenes"
+
+
+def user_shard(shard: int) -> bytes:
+    """The key of one of the SHARDS shards of users."""
+    return PREFIX + b"u:{u.%02x}" % shard
+
+
+def user(user_id: bytes) -> tuple[int, bytes]:
+    """A user's shard and the key of the user's behaviours."""
+    digest = hashlib.blake2b(user_id, digest_size=16, person=b"user").digest()
+    return digest[0] % SHARDS, user_shard(digest[0] % SHARDS) + b":" + digest
 
 
 class Family:

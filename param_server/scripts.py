@@ -78,6 +78,21 @@ async def run_on_shards(redis: Redis, name: str, family: Family, values: Sequenc
     return await _run(redis, name, lines, len(family.shard_keys))
 
 
+async def run_calls(
+    redis: Redis,
+    name: str,
+    calls: Sequence[tuple[Sequence[bytes], Sequence[bytes]]],
+    after: Sequence[bytes] = (),
+) -> tuple[list[list[Any]], Any]:
+    """Calls of a script, each of its KEYS and its ARGV, then the command `after`, all in one round trip and
+    on one connection -> their replies and that of `after`. Sent again where the connection was lost."""
+    lines = list(chain.from_iterable(_head(name, names, 0, values, 0) for names, values in calls))
+    if after:
+        lines += (b"*%d" % len(after), *chain.from_iterable((b"$%d" % len(word), word) for word in after))
+    replies = await _run(redis, name, lines, len(calls) + bool(after))
+    return replies[: len(calls)], replies[len(calls)] if after else None
+
+
 def _head(
     name: str, names: Sequence[bytes], more_names: int, values: Sequence[bytes], more: int
 ) -> list[bytes]:

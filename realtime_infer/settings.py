@@ -7,8 +7,10 @@ import socket
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from contracts.features import MAX_BEHAVIOURS
 from contracts.onnx_model import Device
 from contracts.space import DEFAULT_BUCKETS, MAX_BUCKETS
+from param_server.behaviours import DEFAULT_BEHAVIOURS
 
 
 class EncoderSettings(BaseSettings):
@@ -87,6 +89,15 @@ class EncoderSettings(BaseSettings):
     )
     max_windows: int = Field(
         2_000, ge=1, description="Window messages kept in a window stream (approximately)."
+    )
+
+    max_behaviours: int = Field(
+        DEFAULT_BEHAVIOURS, ge=1, le=MAX_BEHAVIOURS, description="Behaviours kept of a user; the newest stay."
+    )
+    event_kinds: list[str] = Field(
+        [],
+        max_length=64,
+        description="Kinds of events that are behaviours (JSON list); others are left out. Empty: all.",
     )
 
     consumer: str = Field(

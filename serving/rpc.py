@@ -18,6 +18,7 @@ from serving.metrics import Metrics
 from serving.scorer import Scorer
 
 SERVICE = "repcenter.v1.Scorer"
+SOURCES = {"request": pb.BEHAVIOUR_SOURCE_REQUEST, "stored": pb.BEHAVIOUR_SOURCE_STORED}
 _LONGEST_DEADLINE_S = 60.0
 _ERRORS = GrpcErrors(SERVICE, "scorer")
 
@@ -110,6 +111,7 @@ def score_response(scores: Scores) -> pb.ScoreResponse:
             behaviours_found=c.behaviours_found,
             candidates_asked=c.candidates_asked,
             candidates_found=c.candidates_found,
+            behaviours_source=SOURCES[c.behaviours_source],
         ),
         timings=pb.Timings(
             queue_ms=t.queue_ms,
