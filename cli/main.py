@@ -294,6 +294,16 @@ def bench_table(
     )
 
 
+@bench_app.command("behaviours")
+def bench_behaviours(
+    json: Json = False, users: Annotated[int, typer.Option(min=100, help="Users in the store.")] = 5_000
+) -> None:
+    """The stored behaviours: bytes per user, appends, reads, bulk import (about a minute)."""
+    from param_server.behaviour_bench import run
+
+    run(users=users, as_json=json)
+
+
 def _counts(name: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",") if part.strip()]

@@ -1,6 +1,6 @@
 """Each user's newest behaviours on the shelf: appended, capped, in time order, deleted on request.
 
-One key per user, one round trip per call. An acknowledged append or deletion is on the server's disk: the
+One key per user. An acknowledged append or deletion is on the server's disk: the
 offline table does not hold behaviours, so nothing else could bring them back.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
-from contracts.errors import InvalidInput, TooLarge, Unavailable
+from contracts.errors import InvalidInput, TooLarge, Unavailable, shown
 from contracts.events import MAX_EVENTS, MAX_TIMESTAMP_MS, Appended, Event, Forgotten
 from contracts.features import MAX_BEHAVIOURS, Behaviour
 from contracts.items import check_item_id
@@ -26,6 +26,7 @@ from param_server.scripts import run_calls
 
 DEFAULT_BEHAVIOURS = 200
 MAX_USERS = 10_000  # of one read
+USERS_AT_ONCE = 256
 _FSYNC_MS = 1_500
 
 
@@ -91,10 +92,18 @@ class Behaviours:
         return replace(found, duplicates=found.duplicates + again, too_old=found.too_old + too_old)
 
     async def append_packed(self, user_ids: Sequence[str], packed: Sequence[bytes]) -> Appended:
-        """Events of distinct users, each user's as `pack` made them, at most `most`. As append() does."""
-        if not user_ids:
-            return Appended()
-        what = "append behaviours"
+        """Events of distinct users, each user's as `pack` made them, at most `most`. As append() does.
+
+        A round trip per USERS_AT_ONCE users, so that a large call does not hold the server for long.
+        """
+        outcomes: Counter[int] = Counter()
+        for at in range(0, len(user_ids), USERS_AT_ONCE):
+            end = at + USERS_AT_ONCE
+            outcomes += await self._append_some(user_ids[at:end], packed[at:end])
+        return Appended(*(outcomes[letter] for letter in b"adof"))
+
+    async def _append_some(self, user_ids: Sequence[str], packed: Sequence[bytes]) -> Counter[int]:
+        """One round trip -> how many events had each outcome of append_behaviours.lua."""
         shards: dict[int, tuple[list[int], list[bytes], list[bytes]]] = {}
         for n, user_id in enumerate(user_ids):
             shard, key = keys.user(check_item_id(user_id, "user_id").encode())
@@ -105,13 +114,13 @@ class Behaviours:
             names.append(key)
             values.append(packed[n])
         calls = [(names, values) for _, names, values in shards.values()]
-        replies = await self._durably("append_behaviours", calls, what)
+        replies = await self._durably("append_behaviours", calls, "append behaviours")
         outcomes: Counter[int] = Counter()
         for (places, _, _), (status, *detail) in zip(shards.values(), replies, strict=True):
             if status != b"ok":
-                raise broken(detail[1], f"behaviours of user number {places[detail[0]]}")
+                raise broken(detail[1], f"behaviours of user {shown(user_ids[places[detail[0]]])}")
             outcomes.update(detail[0])
-        return Appended(*(outcomes[letter] for letter in b"adof"))
+        return outcomes
 
     async def read(self, user_ids: Sequence[str], newest: int = MAX_BEHAVIOURS) -> list[list[Behaviour]]:
         """The newest behaviours of each user, at most `newest`, newest last; none for unknown users.
@@ -130,7 +139,7 @@ class Behaviours:
             replies = await exchange(self._redis, b"".join(lines), len(lines))
             raise_error(replies)
         return [
-            unpack(reply, f"behaviours of user number {n}", newest).behaviours
+            unpack(reply, f"behaviours of user {shown(user_ids[n])}", newest).behaviours
             for n, reply in enumerate(replies)
         ]
 

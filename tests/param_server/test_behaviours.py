@@ -278,3 +278,17 @@ async def test_kill_9_loses_nothing_that_was_acknowledged(
                 assert (await Behaviours(redis).count()).behaviours == sum(map(len, histories))
         assert acknowledged <= found
     assert len(acknowledged) > 10
+
+
+async def test_kill_9_brings_no_forgotten_user_back(tmp_path: Path) -> None:
+    with EmbeddedServer.start(tmp_path) as server:
+        async with connect(server.url, StoreSettings()) as redis:
+            await Behaviours(redis).append([Event(f"u{n}", "a", 5) for n in range(20)])
+            for n in range(20):
+                await Behaviours(redis).forget(f"u{n}")
+            server.kill()
+    with EmbeddedServer.start(tmp_path) as again:
+        async with connect(again.url, StoreSettings()) as redis:
+            late = [Event(f"u{n}", "a", 5) for n in range(20)]
+            assert await Behaviours(redis).append(late) == Appended(forgotten=20)
+            assert await Behaviours(redis).count() == Count(0, 0)
