@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from cli.table_commands import table_app
+
 app = typer.Typer(
     name="repcenter",
     help="Click-through ranking that understands what items look like and say.",
@@ -22,6 +24,7 @@ data_app = typer.Typer(help="Check your own data, or draw the demo's world.", no
 events_app = typer.Typer(help="What users did: their stored behaviours.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.add_typer(generations_app, name="generations")
+app.add_typer(table_app, name="table")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(events_app, name="events")

@@ -11,6 +11,7 @@ Probes and limits are sealed together (probes.npz), so that everyone who fills a
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -75,9 +76,8 @@ class Guard:
         stored = decode_vectors(rows, space.dims)
         for m, (modality, before, after) in enumerate(zip(space.modalities, vectors, stored, strict=True)):
             there = rows["inv_norm"][:, m] > 0
-            cosines = np.einsum("kd,kd->k", before.astype(np.float64), after)
-            lengths = np.linalg.norm(before.astype(np.float64), axis=1) * np.linalg.norm(after, axis=1)
-            errors[there, m] = np.maximum(0.0, 1.0 - cosines[there] / lengths[there])
+            away = before - after  # of unit vectors 1 - cos = |away|^2 / 2, without cancellation
+            errors[there, m] = np.einsum("kd,kd->k", away, away)[there] / 2
             probes = self.probes.get(modality.name)
             if probes is not None and len(probes):
                 other = buckets_of(before @ probes.T) != buckets_of(after @ probes.T)
@@ -93,10 +93,10 @@ class Guard:
         return loss
 
 
-def buckets_of(cosines: Matrix) -> npt.NDArray[np.int64]:
+def buckets_of(cosines: Matrix) -> npt.NDArray[np.int32]:
     """Cosines of any shape -> DMAE's similarity buckets, 0 to N_B - 1."""
-    r = (np.clip(cosines, -1.0, 1.0) + 1.0) / 2.0
-    out: npt.NDArray[np.int64] = np.floor(r * (BUCKETS - 1)).astype(np.int64)
+    r = (np.clip(cosines, np.float32(-1), np.float32(1)) + np.float32(1)) / np.float32(2)
+    out: npt.NDArray[np.int32] = (r * np.float32(BUCKETS - 1)).astype(np.int32)  # not negative: cut is floor
     return out
 
 
@@ -117,23 +117,35 @@ def choose_probes(vectors: Mapping[str, Matrix], seed: int, count: int = PROBES)
     return chosen
 
 
-def write_guard(path: Path, guard: Guard) -> None:
-    """probes.npz, to be sealed beside the graphs whose vectors it guards."""
+def guard_bytes(guard: Guard) -> bytes:
+    """The bytes of probes.npz."""
     if _LIMITS in guard.probes:
         raise InvalidInput("probes", _LIMITS, "is no name of a modality")
     limits = np.array([guard.limits.cosine_error, guard.limits.flips])
-    np.savez(path, allow_pickle=False, **{_LIMITS: limits}, **guard.probes)
+    sink = io.BytesIO()
+    np.savez(sink, allow_pickle=False, **{_LIMITS: limits}, **guard.probes)
+    return sink.getvalue()
 
 
-def read_guard(path: Path, space: Space) -> Guard:
-    """`write_guard` back, for this space; BrokenBundle where the file is not that."""
+def parse_guard(data: bytes, space: Space, where: str = PROBES_FILE) -> Guard:
+    """`guard_bytes` back, for this space; BrokenBundle where the bytes are not that."""
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             named = {name: arrays[name] for name in arrays.files}
         cosine_error, flips = (float(value) for value in named.pop(_LIMITS))
         probes = {name: block.astype(np.float32) for name, block in named.items()}
         guard = Guard(probes, GuardLimits(cosine_error, flips))
         guard.check_space(space)
     except (ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile, InvalidInput) as error:
-        raise BrokenBundle(f"{path.name} cannot be read: {error}") from error
+        raise BrokenBundle(f"{where} cannot be read: {error}") from error
     return guard
+
+
+def write_guard(path: Path, guard: Guard) -> None:
+    """probes.npz, to be sealed beside the graphs whose vectors it guards."""
+    path.write_bytes(guard_bytes(guard))
+
+
+def read_guard(path: Path, space: Space) -> Guard:
+    """`write_guard` back, for this space; BrokenBundle where the file is not that."""
+    return parse_guard(path.read_bytes(), space, path.name)

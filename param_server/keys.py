@@ -17,6 +17,8 @@ what Redis Cluster places by, so a shard's buckets and its own key are on one no
 | rc2:{c}:high_water               | string | newest sequence of collected spaces, u64 LE        | for ever  |
 | rc2:{c}:id_tables                | hash   | table name -> codec, dim, rows (JSON)              | collected |
 | rc2:{c}:id_tables:sealed         | set    | names of finished tables                           | collected |
+| rc2:{c}:loads                    | hash   | space and source -> how far its load is (JSON)     | load ends |
+| rc2:{c}:probes                   | hash   | id of a space of own vectors -> its guard          | collected |
 | rc2:{c}:generations              | hash   | generation id -> manifest                          | collected |
 | rc2:{c}:scenes                   | hash   | scene -> pointer (JSON)                            | for ever  |
 
@@ -60,6 +62,14 @@ def id_tables() -> bytes:
 
 def id_tables_sealed() -> bytes:
     return _CONTROL + b"id_tables:sealed"
+
+
+def loads() -> bytes:
+    return _CONTROL + b"loads"
+
+
+def probes() -> bytes:
+    return _CONTROL + b"probes"
 
 
 def generations() -> bytes:
