@@ -23,7 +23,7 @@ from contracts.manifest import IdTable, canonical
 from contracts.space import Space, parse_header
 from contracts.window import Window
 from param_server import keys
-from param_server.connection import check_layout, redis_errors
+from param_server.connection import check_layout, check_policy, redis_errors
 from param_server.hget import hget, hget_each
 from param_server.rows import broken_head, join_id_rows, join_records, join_sequences
 from param_server.scripts import run_by_shard, run_on_shards
@@ -55,10 +55,15 @@ class Store:
         self._redis = redis
         self._bases: dict[str, IdTable] = {}  # of overlays, by name; sealed
 
+    async def check_server(self) -> None:
+        """Refuse a server that may drop rows by itself: Unavailable, with the command that fixes it."""
+        await check_policy(self._redis)
+
     async def create_space(self, space: Space) -> None:
         """Store the header, then its digest with every shard. Idempotent; SpaceMismatch where the id holds
         another one, Unavailable (with the fix) where the server would not pack its rows."""
         what, header = f"create space {space.id}", cast(str, space.header())
+        await self.check_server()
         await check_layout(self._redis, space.dtype.itemsize)
         async with redis_errors(what), self._redis.pipeline(transaction=True) as pipeline:
             pipeline.hsetnx(cast(str, keys.spaces()), space.id, header)
@@ -256,6 +261,7 @@ class Store:
     async def _describe(self, table: IdTable) -> None:
         """The name belongs to a table of this shape from now on; Conflict where it is another's."""
         what = f"load ID table {table.name}"
+        await self.check_server()
         await check_layout(self._redis, id_row_dtype(table.codec, table.dim).itemsize)
         async with redis_errors(what), self._redis.pipeline(transaction=True) as pipeline:
             pipeline.hsetnx(cast(str, keys.id_tables()), table.name, cast(str, _description(table)))

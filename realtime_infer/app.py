@@ -64,6 +64,7 @@ async def open_door(settings: EncoderSettings, store_settings: StoreSettings) ->
         metrics, ingest = DoorMetrics(), Ingest(stream, settings)
         store = Store(table)
         statuses = Statuses(ingest, store, Generations(table), settings)
+        await store.check_server()
         await ingest.check()
         await Sequences(ingest, stream, store).catch_up()
         service = ItemsService(ingest, statuses, metrics)

@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from contracts.codec import CONTENT_FP16, HEADER_BYTES, ID_INT8, encode_records, id_row_dtype
-from contracts.errors import InvalidInput, NotFound, SpaceMismatch, TooLarge, UnknownVersion
+from contracts.errors import InvalidInput, NotFound, SpaceMismatch, TooLarge, Unavailable, UnknownVersion
 from contracts.manifest import IdTable
 from contracts.space import Modality, Space
 from contracts.window import Window
@@ -342,3 +342,19 @@ async def test_records_of_another_space_cannot_be_committed() -> None:
     space = make_space()
     with pytest.raises(SpaceMismatch):
         Window(space, ["a"], make_records(make_space(dim=4), [1]), 0)
+
+
+async def test_nothing_is_written_to_a_server_that_drops_rows(redis: Redis) -> None:
+    store, space = Store(redis), make_space()
+    await redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        for refused in (
+            store.create_space(space),
+            store.load_id_rows(IdTable("t", ID_INT8, 16, 1), ["a"], make_id_rows(1)),
+        ):
+            with pytest.raises(Unavailable, match="run: CONFIG SET maxmemory-policy noeviction"):
+                await refused
+    finally:
+        await redis.config_set("maxmemory-policy", "noeviction")
+    assert await store.spaces() == []
+    await store.create_space(space)

@@ -15,7 +15,7 @@ KEYS = [
 
 
 def test_the_last_line_has_every_figure(capsys: pytest.CaptureFixture[str]) -> None:
-    result = table_bench.run(items=table_bench.LEAST_ITEMS, rounds=2, rows_per_bucket=[64])
+    result = table_bench.run(items=table_bench.LEAST_ITEMS, rounds=4, rows_per_bucket=[64])
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert list(last) == KEYS
     assert (last["items"], last["payload_bytes"]) == (2_000, 264)
