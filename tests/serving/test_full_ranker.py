@@ -141,7 +141,7 @@ async def test_the_evidence_behind_an_id_row_counts(running: RunningScorer, worl
     before = (await running.scorer.score(ALL)).scores
     table, item_id = world.generation.id_table, COLD[1].encode()
     family = keys.id_rows(table.name, table.rows)
-    (key,) = family.keys([item_id])
+    key = family.key_of(item_id)
     row = (await world.id_rows())[COLD[1]]
     changed = row[:2] + np.float16(9).tobytes() + row[4:]  # 8,100 examples
     await cast(Any, world.redis.hset(cast(str, key), cast(str, item_id), cast(str, changed)))
