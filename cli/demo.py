@@ -27,6 +27,7 @@ from contracts.codec import ID_INT8, Rows
 from contracts.errors import InvalidInput
 from contracts.manifest import Generation, IdTable
 from contracts.ranker_spec import ranker_spec_from_json
+from contracts.space import buckets_for
 from param_server.connection import connect
 from param_server.embedded import EmbeddedServer
 from param_server.generations import Generations
@@ -90,7 +91,12 @@ def run_demo(options: DemoOptions) -> None:
     encoder_bundle, encoder_report = _encoder(console, options, dataset, new)
     encoder_uri = publish(encoder_bundle, str((var / "bundles").resolve()))
     with shelf(var) as redis_url:
-        encoder = Encoder.open(encoder_uri, encoder_bundle.digest, threads=os.cpu_count() or 1)
+        encoder = Encoder.open(
+            encoder_uri,
+            encoder_bundle.digest,
+            threads=os.cpu_count() or 1,
+            buckets=buckets_for(len(dataset.catalogue)),
+        )
         table, serving_table = _table(console, var, redis_url, dataset, new, encoder)
         run = _rankers(console, options, samples, encoder, table, serving_table, new)
         generation, parity = _publish(

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from cli.table_commands import table_app
+
 app = typer.Typer(
     name="repcenter",
     help="Click-through ranking that understands what items look like and say.",
@@ -19,12 +21,15 @@ app = typer.Typer(
 )
 generations_app = typer.Typer(help="Publish state: which generation each scene serves.", no_args_is_help=True)
 data_app = typer.Typer(help="Check your own data, or draw the demo's world.", no_args_is_help=True)
+events_app = typer.Typer(help="What users did: their stored behaviours.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 results_app = typer.Typer(help="Compare models on real data.", no_args_is_help=True)
 app.add_typer(generations_app, name="generations")
+app.add_typer(table_app, name="table")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(results_app, name="results")
+app.add_typer(events_app, name="events")
 
 VarDir = Annotated[Path, typer.Option("--var", help="Directory of everything that is written.")]
 Scorer = Annotated[str, typer.Option(help="Base URL of the scorer.", envvar="REPCENTER_SCORER_URL")]
@@ -281,6 +286,58 @@ def generations_roll_back(
     roll_back(var, scene)
 
 
+@events_app.command("push")
+def events_push(
+    events: Annotated[
+        Path | None, typer.Argument(help="A file of events, a JSON object per line; -: stdin.")
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="Push one event of this user.")] = None,
+    item: Annotated[str | None, typer.Option(help="Its item.")] = None,
+    timestamp_ms: Annotated[int | None, typer.Option("--time", help="Milliseconds; now if absent.")] = None,
+    event_id: Annotated[str | None, typer.Option("--id", help="Unique within the user.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Such as click or buy.")] = None,
+    url: Door = DOOR_URL,
+) -> None:
+    """Append to users' behaviours through the write door."""
+    from cli.events import push_event, push_events
+    from contracts.events import Event
+
+    if events is not None and user is None and item is None:
+        push_events(url, events)
+    elif events is None and user is not None and item is not None:
+        push_event(url, Event(user, item, timestamp_ms, event_id, kind))
+    else:
+        raise typer.BadParameter("name either a file of events or one event with --user and --item")
+
+
+@events_app.command("import")
+def events_import(
+    interactions: Annotated[Path, typer.Argument(help="interactions.parquet, or its directory.")],
+    most: Annotated[int | None, typer.Option(help="Behaviours kept of a user; 200 if absent.")] = None,
+    var: VarDir = Path("var"),
+) -> None:
+    """Append the liked rows of a log, straight to the shelf; goes on where it was stopped."""
+    from cli.events import import_file
+
+    import_file(var, interactions, most)
+
+
+@events_app.command("forget")
+def events_forget(user: str, url: Door = DOOR_URL) -> None:
+    """Delete all of a user's behaviours; late events from before are refused from then on."""
+    from cli.events import forget
+
+    forget(url, user)
+
+
+@events_app.command("show")
+def events_show(user: str, json: Json = False, var: VarDir = Path("var")) -> None:
+    """A user's stored behaviours, newest last."""
+    from cli.events import show
+
+    show(var, user, json)
+
+
 @data_app.command("check")
 def data_check(data: Path) -> None:
     """Read a data directory and say what it holds, or what is wrong with it (file, column, row)."""
@@ -399,6 +456,46 @@ def _pair(given: str, option: str) -> tuple[str, str]:
 
         raise InvalidInput(option, given, "must be column=encoding")
     return name, value
+
+
+@bench_app.command("table")
+def bench_table(
+    json: Json = False,
+    items: Annotated[int, typer.Option(help="Items in the table.")] = 200_000,
+    growth: Annotated[str, typer.Option(help="Further counts of items, separated by commas.")] = "",
+    layouts: Annotated[str, typer.Option(help="Further rows per bucket, separated by commas.")] = "",
+    feast: Annotated[bool, typer.Option(help="Also measure Feast, in an environment of its own.")] = True,
+    var: VarDir = Path("var"),
+) -> None:
+    """The tables: bytes per item, cold reads beside a bare MGET and Feast, bulk load."""
+    from param_server.table_bench import run
+
+    run(
+        json=json,
+        items=items,
+        growth=_counts("growth", growth),
+        rows_per_bucket=_counts("layouts", layouts),
+        feast=var / "bench" / "feast" if feast else None,
+    )
+
+
+@bench_app.command("behaviours")
+def bench_behaviours(
+    json: Json = False, users: Annotated[int, typer.Option(min=100, help="Users in the store.")] = 5_000
+) -> None:
+    """The stored behaviours: bytes per user, appends, reads, bulk import (about a minute)."""
+    from param_server.behaviour_bench import run
+
+    run(users=users, as_json=json)
+
+
+def _counts(name: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise typer.BadParameter(
+            f"must be whole numbers separated by commas, not {text!r}", param_hint=name
+        ) from None
 
 
 def main() -> None:

@@ -6,16 +6,18 @@ Content record of a space with M modalities, D = sum of their dims, A attribute 
 | offset        | bytes | field      | meaning                                                      |
 | ------------- | ----- | ---------- | ------------------------------------------------------------ |
 | 0             | 1     | version    | RECORD_VERSION                                               |
-| 1             | 1     | codec      | CONTENT_INT8                                                 |
+| 1             | 1     | codec      | CONTENT_INT8 or CONTENT_FP16, the space's                    |
 | 2             | 1     | flags      | bit m: modality m is missing; bit 7: tombstone               |
-| 3             | 1     | reserved   | 0                                                            |
+| 3             | 1     | guard      | bit m: modality m lost too much (contracts.guard); bit 7: 0  |
 | 4             | 8     | sequence   | u64 given by the write door                                  |
-| 12            | 4 M   | inv_norm   | f32, 1 / l2 norm of the codes; 0 where missing               |
+| 12            | 4 M   | inv_norm   | f32, 1 / l2 norm of the codes or values; 0 where missing     |
 | 12 + 4M       | 4 A   | attributes | u32 slots, see contracts.items.AttributeField                |
-| 12 + 4M + 4A  | D     | codes      | i8 in [-127, 127], modalities side by side                   |
+| 12 + 4M + 4A  | D     | codes      | int8: i8 in [-127, 127], modalities side by side             |
+|               | 2 D   | values     | fp16 in their place: f16, of unit vectors                    |
 
 A tombstone is the first 12 bytes alone. Both scalars of a cosine are in the record:
-cos(a, b) = (codes_a . codes_b) * inv_norm_a * inv_norm_b, in that order everywhere.
+cos(a, b) = (codes_a . codes_b) * inv_norm_a * inv_norm_b, in that order everywhere. Rankers read int8 codes
+only; fp16 spaces are for export and for reading vectors back (docs/adr/0010).
 
 ID row (`id_row_dtype`), a trained embedding whose norm matters:
 
@@ -45,7 +47,16 @@ MAX_MODALITIES = 7
 CONTENT_INT8 = 1
 ID_INT8 = 2
 ID_FP16 = 3
-CODEC_NAMES = {CONTENT_INT8: "content_int8", ID_INT8: "id_int8", ID_FP16: "id_fp16"}
+CONTENT_FP16 = 4
+CODEC_NAMES = {
+    CONTENT_INT8: "content_int8",
+    ID_INT8: "id_int8",
+    ID_FP16: "id_fp16",
+    CONTENT_FP16: "content_fp16",
+}
+CONTENT_CODECS = (CONTENT_INT8, CONTENT_FP16)
+
+_CONTENT_NAMES = tuple(CODEC_NAMES[codec] for codec in CONTENT_CODECS)
 
 Rows = npt.NDArray[Any]  # (K,) of a structured dtype made here
 
@@ -76,26 +87,35 @@ def inverse_norms(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
     return np.where(squares > 0, 1.0 / np.sqrt(safe), 0.0).astype(np.float32)
 
 
-def record_dtype(dims: tuple[int, ...], attribute_slots: int) -> np.dtype[np.void]:
+def record_dtype(dims: tuple[int, ...], attribute_slots: int, codec: int = CONTENT_INT8) -> np.dtype[np.void]:
     """The structured dtype of a content record; dims: the d_m of each modality, in the space's order."""
+    if codec not in CONTENT_CODECS:
+        raise UnknownVersion("content codec", CODEC_NAMES.get(codec, codec), _CONTENT_NAMES)
+    body = ("codes", "i1", (sum(dims),)) if codec == CONTENT_INT8 else ("values", "<f2", (sum(dims),))
     return np.dtype(
         [
             ("version", "u1"),
             ("codec", "u1"),
             ("flags", "u1"),
-            ("reserved", "u1"),
+            ("guard", "u1"),
             ("sequence", "<u8"),
             ("inv_norm", "<f4", (len(dims),)),
             ("attributes", "<u4", (attribute_slots,)),
-            ("codes", "i1", (sum(dims),)),
+            body,
         ]
     )
+
+
+def content_codec(dtype: np.dtype[np.void]) -> int:
+    """The codec of a record's dtype."""
+    return CONTENT_FP16 if "values" in (dtype.names or ()) else CONTENT_INT8
 
 
 def encode_records(
     vectors: list[npt.NDArray[np.float32]],
     sequences: npt.NDArray[np.uint64],
     attributes: npt.NDArray[np.uint32],
+    codec: int = CONTENT_INT8,
 ) -> Rows:
     """Unit vectors of K items -> records.
 
@@ -103,27 +123,43 @@ def encode_records(
     sequences: (K,) uint64; attributes: (K, A) uint32 -> (K,) of `record_dtype`.
     """
     dims = tuple(int(v.shape[1]) for v in vectors)
-    rows = np.zeros(len(sequences), dtype=record_dtype(dims, int(attributes.shape[1])))
+    rows = np.zeros(len(sequences), dtype=record_dtype(dims, int(attributes.shape[1]), codec))
     rows["version"] = RECORD_VERSION
-    rows["codec"] = CONTENT_INT8
+    rows["codec"] = codec
     rows["sequence"] = sequences
     rows["attributes"] = attributes
     start = 0
     for m, (block, dim) in enumerate(zip(vectors, dims, strict=True)):
-        codes, _ = quantise_absmax(block)
-        inv_norm = inverse_norms(codes)
-        rows["codes"][:, start : start + dim] = codes
+        if codec == CONTENT_INT8:
+            codes, _ = quantise_absmax(block)
+            inv_norm = inverse_norms(codes)
+            rows["codes"][:, start : start + dim] = codes
+        else:
+            values, inv_norm = _halves(block)
+            rows["values"][:, start : start + dim] = values
         rows["inv_norm"][:, m] = inv_norm
         rows["flags"] |= np.where(inv_norm == 0, np.uint8(1 << m), np.uint8(0))
         start += dim
     return rows
 
 
+def _halves(vectors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]:
+    """(K, d) float32, finite and within fp16 -> (K, d) float16 and 1 / l2 norm of it, 0 for zero rows."""
+    bad = ~(np.abs(vectors) <= np.finfo(np.float16).max).all(axis=1)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise InvalidInput(f"vectors[{row}]", vectors[row], "does not fit fp16")
+    values = vectors.astype(np.float16)
+    norms = np.linalg.norm(values.astype(np.float32), axis=1)
+    safe = np.where(norms > 0, norms, np.float32(1))
+    return values, np.where(norms > 0, np.float32(1) / safe, np.float32(0)).astype(np.float32)
+
+
 def tombstones(dtype: np.dtype[np.void], sequences: npt.NDArray[np.uint64]) -> Rows:
     """Rows that say "deleted at this sequence": (K,) uint64 -> (K,) of dtype, zero behind the header."""
     rows = np.zeros(len(sequences), dtype=dtype)
     rows["version"] = RECORD_VERSION
-    rows["codec"] = CONTENT_INT8
+    rows["codec"] = content_codec(dtype)
     rows["flags"] = TOMBSTONE
     rows["sequence"] = sequences
     return rows
@@ -145,20 +181,25 @@ def stored_bytes(rows: Rows) -> list[bytes]:
     ]
 
 
-def check_records(rows: Rows, what: str) -> None:
-    """Refuse rows of a version or codec that this build does not read. rows: (K,), every one present."""
-    bad = (rows["version"] != RECORD_VERSION) | (rows["codec"] != CONTENT_INT8)
+def check_records(rows: Rows, what: str, codec: int | None = None) -> None:
+    """Refuse rows of a version or codec that this build does not read. rows: (K,), every one present.
+
+    codec: of the space, None = the dtype's; a header's dtype does not tell it.
+    """
+    expected = content_codec(rows.dtype) if codec is None else codec
+    bad = (rows["version"] != RECORD_VERSION) | (rows["codec"] != expected)
     if bad.any():
         i = int(np.flatnonzero(bad)[0])
         found = (int(rows["version"][i]), CODEC_NAMES.get(int(rows["codec"][i]), int(rows["codec"][i])))
-        raise UnknownVersion(f"{what}, row {i}", found, (RECORD_VERSION, "content_int8"))
+        raise UnknownVersion(f"{what}, row {i}", found, (RECORD_VERSION, CODEC_NAMES[expected]))
 
 
 def decode_vectors(rows: Rows, dims: tuple[int, ...]) -> list[npt.NDArray[np.float32]]:
     """Records -> unit vectors, one (K, d_m) float32 per modality, zero where missing."""
     starts = np.cumsum((0, *dims))
+    body = rows["values"] if content_codec(rows.dtype) == CONTENT_FP16 else rows["codes"]
     return [
-        rows["codes"][:, starts[m] : starts[m + 1]].astype(np.float32) * rows["inv_norm"][:, m : m + 1]
+        body[:, starts[m] : starts[m + 1]].astype(np.float32) * rows["inv_norm"][:, m : m + 1]
         for m in range(len(dims))
     ]
 

@@ -17,7 +17,7 @@ from typing import Any
 from contracts.errors import InvalidInput, UnknownVersion
 from contracts.images import ImagePreprocessing, preprocessing_from_json
 from contracts.items import AttributeField, TextTemplate
-from contracts.space import Modality, Space
+from contracts.space import DEFAULT_BUCKETS, Modality, Space
 
 ENCODER_SPEC_VERSION = 1
 MODALITIES = ("text", "image", "fused")
@@ -43,9 +43,10 @@ class EncoderSpec:
     def to_json(self) -> dict[str, Any]:
         return {"version": ENCODER_SPEC_VERSION, **asdict(self)}
 
-    def space(self, digest: str) -> Space:
-        """The space that the bundle with this digest fills."""
-        return Space(digest, tuple(Modality(name, self.dim) for name in MODALITIES), self.attributes)
+    def space(self, digest: str, buckets: int = DEFAULT_BUCKETS) -> Space:
+        """The space that the bundle with this digest fills; buckets: `buckets_for` its items."""
+        modalities = tuple(Modality(name, self.dim) for name in MODALITIES)
+        return Space(digest, modalities, self.attributes, buckets=buckets)
 
 
 def encoder_spec_from_json(document: dict[str, Any]) -> EncoderSpec:

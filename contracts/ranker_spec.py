@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from contracts.calibration import UNCALIBRATED, Calibration, calibration_from_json
-from contracts.codec import CODEC_NAMES, ID_INT8
+from contracts.codec import CODEC_NAMES, CONTENT_INT8, ID_INT8
 from contracts.errors import InvalidInput, UnknownVersion
 from contracts.schema import FeatureSchema, schema_from_json
 from contracts.space import Space, space_from_json
@@ -37,6 +37,11 @@ class RankerSpec:
     id_rows: str = "id_rows.parquet"
     id_base: str | None = None
     weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.space.codec != CONTENT_INT8:
+            codec = CODEC_NAMES[self.space.codec]
+            raise InvalidInput("space.codec", codec, "is not read by rankers: their graphs take int8 codes")
 
     def to_json(self) -> dict[str, Any]:
         return {

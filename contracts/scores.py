@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import numpy.typing as npt
 # The numbers are those of repcenter.v1.CandidateStatus.
 OK, COLD, MISSING = 1, 2, 3
 STATUS_NAMES = ("unspecified", "ok", "cold", "missing")
+Source = Literal["request", "stored"]
 _NAMES = np.array(STATUS_NAMES, dtype=object)
 
 
@@ -18,8 +20,9 @@ class Completeness:
     """How much of a request the tables knew, and how much of what the ranker reads the request told.
 
     An item is found when it has a record or an ID row. behaviours_asked counts the newest behaviours that the
-    ranker reads, not those beyond its history. columns_asked counts the ranker's columns of users and
-    contexts, columns_found those of them that the request gave.
+    ranker reads, not those beyond its history; behaviours_source says whether the request gave them or they
+    are the stored ones of the user it names. columns_asked counts the ranker's columns of users and contexts,
+    columns_found those of them that the request gave.
     """
 
     behaviours_asked: int
@@ -28,6 +31,7 @@ class Completeness:
     candidates_found: int
     columns_asked: int = 0
     columns_found: int = 0
+    behaviours_source: Source = "request"
 
 
 @dataclass(frozen=True)

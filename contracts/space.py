@@ -14,12 +14,24 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from contracts.codec import CODEC_NAMES, CONTENT_INT8, MAX_MODALITIES, record_dtype
+from contracts.codec import CODEC_NAMES, CONTENT_CODECS, CONTENT_INT8, MAX_MODALITIES, record_dtype
 from contracts.errors import InvalidInput, SpaceMismatch, UnknownVersion
 from contracts.items import AttributeField
 
-SPACE_VERSION = 1
+SPACE_VERSION = 2  # 1 stored one key per item
 ID_CHARACTERS = 16
+SHARDS = 256  # of a space's or an ID table's buckets: what a cluster spreads over its nodes
+ROWS_PER_BUCKET = 12  # when a table holds the rows that it was made for (docs/adr/0007)
+MAX_BUCKETS = SHARDS << 16
+_CODECS = tuple(CODEC_NAMES[codec] for codec in CONTENT_CODECS)
+
+
+def buckets_for(rows: int) -> int:
+    """How many hash buckets hold this many rows well: a multiple of SHARDS. More rows are slower."""
+    return min(MAX_BUCKETS, max(1, -(-rows // (ROWS_PER_BUCKET * SHARDS))) * SHARDS)
+
+
+DEFAULT_BUCKETS = buckets_for(100_000)
 
 
 @dataclass(frozen=True)
@@ -32,14 +44,14 @@ class Modality:
 
 @dataclass(frozen=True)
 class Space:
-    """Fixed at creation. `buckets`: 0 stores one key per item, else the count of hash buckets."""
+    """Fixed at creation. `buckets`: the hashes that hold its records (`buckets_for`)."""
 
     encoder_digest: str
     modalities: tuple[Modality, ...]
     attributes: tuple[AttributeField, ...] = ()
     codec: int = CONTENT_INT8
     rotation: str = "none"
-    buckets: int = 0
+    buckets: int = DEFAULT_BUCKETS
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.modalities) <= MAX_MODALITIES:
@@ -47,12 +59,12 @@ class Space:
         for modality in self.modalities:
             if not 1 <= modality.dim <= 1040:  # raw int8 dot products stay exact in fp32 up to here
                 raise InvalidInput(f"modalities.{modality.name}.dim", modality.dim, "must be 1 to 1040")
-        if self.codec != CONTENT_INT8:
-            raise UnknownVersion("content codec", CODEC_NAMES.get(self.codec, self.codec), ("content_int8",))
+        if self.codec not in CONTENT_CODECS:
+            raise UnknownVersion("content codec", CODEC_NAMES.get(self.codec, self.codec), _CODECS)
         if self.rotation != "none":
             raise UnknownVersion("rotation", self.rotation, ("none",))
-        if self.buckets < 0:
-            raise InvalidInput("buckets", self.buckets, "must not be negative")
+        if not 1 <= self.buckets <= MAX_BUCKETS:
+            raise InvalidInput("buckets", self.buckets, f"must be 1 to {MAX_BUCKETS}")
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -65,7 +77,7 @@ class Space:
     @cached_property
     def dtype(self) -> np.dtype[np.void]:
         """The structured dtype of this space's records."""
-        return record_dtype(self.dims, self.attribute_slots)
+        return record_dtype(self.dims, self.attribute_slots, self.codec)
 
     @cached_property
     def id(self) -> str:
@@ -96,7 +108,7 @@ def space_from_json(document: object) -> Space:
         raise UnknownVersion("space header", document.get("version"), SPACE_VERSION)
     codecs = {name: codec for codec, name in CODEC_NAMES.items()}
     if document.get("codec") not in codecs:
-        raise UnknownVersion("content codec", document.get("codec"), ("content_int8",))
+        raise UnknownVersion("content codec", document.get("codec"), _CODECS)
     try:
         return Space(
             encoder_digest=str(document["encoder_digest"]),

@@ -1,4 +1,4 @@
-"""One gRPC service on one port, with health (Check, Watch) and reflection."""
+"""One gRPC server on one port, with health (Check, Watch) and reflection."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ class GrpcServer:
         max_body_bytes: int,
         *,
         max_calls: int | None = None,
+        others: tuple[str, ...] = (),
     ) -> None:
         """service: its full name; add: puts its implementation on a server; port 0 takes a free one;
-        max_calls: calls of all kinds at a time, health watches too; more are RESOURCE_EXHAUSTED.
+        max_calls: calls of all kinds at a time, health watches too; more are RESOURCE_EXHAUSTED;
+        others: full names of services that `add` puts there too.
 
         InvalidInput names the port where it cannot be had.
         """
-        self._service = service
+        self._services = (service, *others)
         self._server = grpc.aio.server(
             options=(*_OPTIONS, ("grpc.max_receive_message_length", max_body_bytes)),
             maximum_concurrent_rpcs=max_calls,
@@ -47,7 +49,7 @@ class GrpcServer:
         add(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (service, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         try:
             taken = self._server.add_insecure_port(authority(host, port))
@@ -62,7 +64,7 @@ class GrpcServer:
     async def tell(self, ready: bool) -> None:
         """What the health service says to Check and Watch."""
         status = health_pb2.HealthCheckResponse.ServingStatus
-        for name in ("", self._service):
+        for name in ("", *self._services):
             await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
 
     async def stop(self, grace_s: float) -> None:

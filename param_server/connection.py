@@ -6,6 +6,7 @@ No message carries a URL's user or password.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal
@@ -19,10 +20,18 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from contracts.errors import DeadlineExceeded, InvalidInput, Unavailable
+from contracts.items import MAX_ID_BYTES
+from contracts.space import ROWS_PER_BUCKET
 from param_server.settings import StoreSettings
+
+log = logging.getLogger(__name__)
 
 _SCHEMES = ("redis", "rediss", "unix")
 _READ_BYTES = 1 << 18
+VALUE_LIMIT, ENTRIES_LIMIT = "hash-max-listpack-value", "hash-max-listpack-entries"
+LISTPACK_VALUE = 8_192  # bytes: the largest record is about 7,400
+LISTPACK_ENTRIES = 512
+LEAST_ENTRIES = 4 * ROWS_PER_BUCKET  # a catalogue may outgrow the count that its space was made for
 
 Durability = Literal["always", "waitaof"]
 
@@ -107,6 +116,34 @@ async def check_policy(redis: Redis) -> None:
         raise Unavailable(
             f"maxmemory-policy is {policy}: the server would drop rows and scores would go wrong unseen; "
             "run: CONFIG SET maxmemory-policy noeviction"
+        )
+
+
+async def check_layout(redis: Redis, row_bytes: int) -> None:
+    """Refuse a server that would store rows of so many bytes as hash tables, not as packed blocks: right,
+    but a third larger.
+
+    Raises Unavailable with the command that fixes it. Where the server hides its settings, as managed ones
+    do, that is logged: the operator has to see to them.
+    """
+    least = {VALUE_LIMIT: max(row_bytes, MAX_ID_BYTES), ENTRIES_LIMIT: LEAST_ENTRIES}
+    fix = {VALUE_LIMIT: max(LISTPACK_VALUE, row_bytes), ENTRIES_LIMIT: LISTPACK_ENTRIES}
+    async with redis_errors("read the settings of hashes"):
+        try:
+            config = await redis.config_get("hash-max-listpack-*")
+        except ResponseError as error:
+            log.warning(
+                "CONFIG GET is refused (%s), so the layout of hashes cannot be checked; see to it that %s",
+                error,
+                " and ".join(f"{name} is at least {value}" for name, value in least.items()),
+            )
+            return
+    found = {_text(name): int(_text(value)) for name, value in dict(config).items()}
+    small = [name for name, value in least.items() if found.get(name, 0) < value]
+    if small:
+        raise Unavailable(
+            f"{small[0]} is {found.get(small[0], 'unknown')}, rows need {least[small[0]]}: the server would "
+            f"keep them as hash tables; run: CONFIG SET {' '.join(f'{name} {fix[name]}' for name in small)}"
         )
 
 

@@ -31,6 +31,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from contracts.errors import Unavailable
+from param_server.connection import ENTRIES_LIMIT, LISTPACK_ENTRIES, LISTPACK_VALUE, VALUE_LIMIT
 
 _SOCKET_NAME = "valkey.sock"
 _MAX_SOCKET_PATH = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
@@ -82,12 +83,14 @@ class EmbeddedServer:
         *,
         appendfsync: Literal["always", "everysec", "no"] = "always",
         extra_args: Sequence[str] = (),
+        binary: Path | None = None,
     ) -> Self:
         """Start a server over `directory` and wait until it answers; what it held before is there again.
 
         Blocks for 10 to 100 ms, longer when much is replayed. Started from the main thread the server
         ends with this process whatever happens; from another thread (whose own end would stop it) it
-        ends at a normal exit only. Raises Unavailable, also when another server runs over `directory`.
+        ends at a normal exit only. binary: of the server, None =
+        find_binary(). Raises Unavailable, also when another server runs over `directory`.
         """
         directory = directory.resolve()
         directory.mkdir(parents=True, exist_ok=True)
@@ -97,11 +100,13 @@ class EmbeddedServer:
             own_folder = Path(tempfile.mkdtemp(prefix="repcenter-"))
             socket = own_folder / _SOCKET_NAME
         command = [
-            str(find_binary()),
+            str(binary or find_binary()),
             *("--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
             *("--dir", str(directory), "--logfile", str(directory / "valkey.log"), "--daemonize", "no"),
             *("--appendonly", "yes", "--appendfsync", appendfsync, "--save", ""),
-            *("--maxmemory-policy", "noeviction", *extra_args),
+            *("--maxmemory-policy", "noeviction"),
+            *(f"--{VALUE_LIMIT}", str(LISTPACK_VALUE), f"--{ENTRIES_LIMIT}", str(LISTPACK_ENTRIES)),
+            *extra_args,
         ]
         if sys.platform == "linux" and threading.current_thread() is threading.main_thread():
             command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]

@@ -1,41 +1,55 @@
-"""Every key of the shelf and its lifetime. `<id>` is the raw UTF-8 of the id and always comes last, so any
-bytes in it (colons, braces, NULs) are safe; what precedes it has a fixed length.
+"""Every key of the shelf and its lifetime, and where in it an id is.
 
-| key                          | type   | holds                                           | lives until     |
-| ---------------------------- | ------ | ----------------------------------------------- | --------------- |
-| rc1:r:<space, 16 hex>:<id>   | string | content record, or a tombstone's 12-byte header | space collected |
-| rc1:i:<table, 16 hex>:<id>   | string | ID row                                          | table collected |
-| rc1:{c}:spaces               | hash   | space id -> space header                        | space collected |
-| rc1:{c}:live                 | hash   | space id -> count of live records               | space collected |
-| rc1:{c}:high_water           | string | newest sequence ever committed, u64 LE          | for ever        |
-| rc1:{c}:id_tables            | hash   | table name -> codec, dim, rows, a base (JSON)   | table collected |
-| rc1:{c}:id_tables:loaded     | hash   | table name -> count of loaded rows              | table collected |
-| rc1:{c}:id_tables:sealed     | set    | names of finished tables                        | table collected |
-| rc1:{c}:generations          | hash   | generation id -> manifest                       | collected       |
-| rc1:{c}:scenes               | hash   | scene -> pointer (JSON)                         | for ever        |
+Rows lie in hashes of about ROWS_PER_BUCKET: a small hash is one packed block of memory, so a row costs
+little more than its bytes (docs/adr/0007). An id is a field of its bucket's hash, never part of a key, so
+any bytes in it (colons, braces, NULs) are safe. Buckets belong to SHARDS shards; what stands in braces is
+what Redis Cluster places by, so a shard's buckets and its own key are on one node.
 
-Nothing here expires: a row that vanishes by itself would be a silently wrong score. `{c}` keeps the
-control keys in one cluster slot, so that one script may touch several.
+| key                              | type   | holds                                              | until     |
+| -------------------------------- | ------ | -------------------------------------------------- | --------- |
+| rc2:r:{<space>.<shard>}:<number> | hash   | id -> content record, or a 12-byte tombstone       | collected |
+| rc2:m:{<space>.<shard>}          | hash   | header's sha256; live records; high water, u64 LE  | collected |
+| rc2:i:{<table>.<shard>}:<number> | hash   | id -> ID row                                       | collected |
+| rc2:t:{<table>.<shard>}          | hash   | description; loaded rows; state                    | collected |
+| rc2:u:{u.<shard>}                | hash   | users who have behaviours; behaviours              | for ever  |
+| rc2:u:{u.<shard>}:<user>         | string | a user's behaviours (param_server.behaviour_rows)  | for ever  |
+| rc2:{c}:spaces                   | hash   | space id -> space header                           | collected |
+| rc2:{c}:high_water               | string | newest sequence of collected spaces, u64 LE        | for ever  |
+| rc2:{c}:id_tables                | hash   | table name -> codec, dim, rows (JSON)              | collected |
+| rc2:{c}:id_tables:sealed         | set    | names of finished tables                           | collected |
+| rc2:{c}:loads                    | hash   | space and source -> how far its load is (JSON)     | load ends |
+| rc2:{c}:probes                   | hash   | id of a space of own vectors -> its guard          | collected |
+| rc2:{c}:generations              | hash   | generation id -> manifest                          | collected |
+| rc2:{c}:scenes                   | hash   | scene -> pointer (JSON)                            | for ever  |
+
+<space>: 16 hex characters of the space's id; <table>: 16 of the sha256 of the table's name; <shard>: bucket
+modulo SHARDS, 2 hex; <number>: bucket div SHARDS, 4 hex. An id's bucket: CRC-32 of its UTF-8 modulo the count
+of buckets. <user>: 16 raw bytes, the blake2b of the user's id, which so is in no key; the first is its shard.
+Nothing here expires: a row that vanishes by itself would be a silently wrong score.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
 
 from contracts.errors import InvalidInput
 from contracts.items import MAX_ID_BYTES, check_item_id
+from contracts.space import SHARDS, buckets_for
 
-PREFIX = b"rc1:"
+PREFIX = b"rc2:"
 _CONTROL = PREFIX + b"{c}:"
+_HEX = np.frombuffer(b"".join(b"%02x" % n for n in range(256)), np.uint8).reshape(256, 2)
+
+Buckets = npt.NDArray[np.int64]
 
 
 def spaces() -> bytes:
     return _CONTROL + b"spaces"
-
-
-def live_counts() -> bytes:
-    return _CONTROL + b"live"
 
 
 def high_water() -> bytes:
@@ -46,12 +60,16 @@ def id_tables() -> bytes:
     return _CONTROL + b"id_tables"
 
 
-def id_tables_loaded() -> bytes:
-    return _CONTROL + b"id_tables:loaded"
-
-
 def id_tables_sealed() -> bytes:
     return _CONTROL + b"id_tables:sealed"
+
+
+def loads() -> bytes:
+    return _CONTROL + b"loads"
+
+
+def probes() -> bytes:
+    return _CONTROL + b"probes"
 
 
 def generations() -> bytes:
@@ -62,14 +80,58 @@ def scenes() -> bytes:
     return _CONTROL + b"scenes"
 
 
-def record_prefix(space_id: str) -> bytes:
-    """What the keys of a space's records begin with; append the id's UTF-8."""
-    return PREFIX + b"r:" + space_id.encode() + b":"
+def user_shard(shard: int) -> bytes:
+    """The key of one of the SHARDS shards of users."""
+    return PREFIX + b"u:{u.%02x}" % shard
 
 
-def id_row_prefix(table: str) -> bytes:
-    """What the keys of an ID table's rows begin with; append the id's UTF-8. Any table name is safe."""
-    return PREFIX + b"i:" + hashlib.sha256(table.encode()).hexdigest()[:16].encode() + b":"
+def user(user_id: bytes) -> tuple[int, bytes]:
+    """A user's shard and the key of the user's behaviours."""
+    digest = hashlib.blake2b(user_id, digest_size=16, person=b"user").digest()
+    return digest[0] % SHARDS, user_shard(digest[0] % SHARDS) + b":" + digest
+
+
+class Family:
+    """The keys of one space's records, or of one ID table's rows. All its buckets' keys are equally long."""
+
+    def __init__(self, kind: bytes, owner: bytes, shard_kind: bytes, buckets: int) -> None:
+        self.buckets = buckets
+        self.shards = min(SHARDS, buckets)
+        self._before = PREFIX + kind + b":{" + owner + b"."
+        self.key_bytes = len(self._before) + len(b"00}:0000")
+        self.shard_keys = [
+            PREFIX + shard_kind + b":{" + owner + b".%02x}" % shard for shard in range(self.shards)
+        ]
+
+    def buckets_of(self, ids: Sequence[bytes]) -> Buckets:
+        """K ids -> (K,) buckets; a bucket's shard is its number modulo SHARDS."""
+        return np.fromiter(map(crc32, ids), np.int64, len(ids)) % self.buckets
+
+    def keys(self, buckets: Buckets, before: bytes = b"") -> list[bytes]:
+        """The keys of K buckets' hashes, each behind the bytes `before`. Without a step of Python per key."""
+        shard = len(before) + len(self._before)
+        rows = np.empty((len(buckets), shard + len(b"00}:0000")), np.uint8)
+        rows[:] = np.frombuffer(before + self._before + b"00}:0000", np.uint8)
+        rows[:, shard : shard + 2] = _HEX[buckets % SHARDS]
+        rows[:, shard + 4 : shard + 6] = _HEX[buckets // SHARDS >> 8]
+        rows[:, shard + 6 : shard + 8] = _HEX[buckets // SHARDS & 255]
+        made: list[bytes] = rows.view(f"S{rows.shape[1]}")[:, 0].tolist()  # a key never ends with a NUL
+        return made
+
+    def key_of(self, encoded: bytes) -> bytes:
+        """The key of the hash that an id's row is in."""
+        return self.keys(self.buckets_of([encoded]))[0]
+
+
+def records(space_id: str, buckets: int) -> Family:
+    """The records of a space."""
+    return Family(b"r", space_id.encode(), b"m", buckets)
+
+
+def id_rows(table: str, rows: int) -> Family:
+    """The rows of an ID table of `rows` rows. Any table name is safe."""
+    name = hashlib.sha256(table.encode()).hexdigest()[:16].encode()
+    return Family(b"i", name, b"t", buckets_for(rows))
 
 
 def id_bytes(item_ids: Sequence[str]) -> list[bytes]:

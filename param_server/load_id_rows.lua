@@ -1,28 +1,33 @@
--- One chunk of ID rows into a table that is still being loaded; rows are never changed.
--- KEYS: id_tables, loaded, sealed, then K row keys. ARGV: name, description, then K rows.
--- Reply: {"ok", count of loaded rows}, {"description", the stored one}, {"differs", index} where
--- another row is stored under the key, or {"sealed", index} where a finished table lacks the key.
-local description = redis.call('HGET', KEYS[1], ARGV[1])
-if description and description ~= ARGV[2] then
-  return {'description', description}
+-- Rows of one shard of an ID table that is still being loaded; rows are never changed.
+-- KEYS: the shard's key, then each row's bucket. ARGV: description, then each row's id, row.
+-- Reply: {"ok"}, {"description", the stored one}, {"differs", index} where another row is stored under the id,
+-- or {"sealed", index} where a finished table lacks the id; after the last three nothing is written.
+local call = redis.call
+local shard = call('HMGET', KEYS[1], 'description', 'state')
+if shard[1] and shard[1] ~= ARGV[1] then
+  return {'description', shard[1]}
 end
-local sealed = redis.call('SISMEMBER', KEYS[3], ARGV[1]) == 1
-for i = 4, #KEYS do
-  local stored = redis.call('GET', KEYS[i])
-  if stored and stored ~= ARGV[i - 1] then
-    return {'differs', i - 4}
+local sealed = shard[2] and shard[2] ~= 'open'
+local count = #KEYS - 1
+for i = 1, count do
+  local stored = call('HGET', KEYS[i + 1], ARGV[2 * i])
+  if stored and stored ~= ARGV[2 * i + 1] then
+    return {'differs', i - 1}
   end
   if sealed and not stored then
-    return {'sealed', i - 4}
+    return {'sealed', i - 1}
   end
 end
-local added = 0
 if not sealed then
-  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-  for i = 4, #KEYS do
-    if redis.call('SET', KEYS[i], ARGV[i - 1], 'NX') then
-      added = added + 1
-    end
+  if not shard[1] then
+    call('HSET', KEYS[1], 'description', ARGV[1])
+  end
+  local added = 0
+  for i = 1, count do
+    added = added + call('HSETNX', KEYS[i + 1], ARGV[2 * i], ARGV[2 * i + 1])
+  end
+  if added ~= 0 then
+    call('HINCRBY', KEYS[1], 'loaded', added)
   end
 end
-return {'ok', redis.call('HINCRBY', KEYS[2], ARGV[1], added)}
+return {'ok'}

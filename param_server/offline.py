@@ -1,8 +1,7 @@
 """The offline table: every committed window as a Parquet file, in a directory or an object store (fsspec).
 
 `<root>/<space id>/<name>-<digest of the window's ids and records>.parquet`: a window that is appended
-again meets its own file. Columns: item_id string, sequence uint64, record fixed-size binary,
-committed_ms int64; the file's metadata carries the space header.
+again meets its own file. What such a file holds: param_server.record_file.
 """
 
 from __future__ import annotations
@@ -22,15 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from contracts.codec import Rows, check_records, is_tombstone
-from contracts.errors import InvalidInput, SpaceMismatch, UnknownVersion
+from contracts.codec import Rows, is_tombstone
+from contracts.errors import InvalidInput
 from contracts.space import Space
 from contracts.window import Window
-from param_server.columns import binary_column, read_binary
+from param_server.record_file import check_space, committed_of, records_of, to_table
 
-OFFLINE_VERSION = 1
-_COLUMNS = ["item_id", "sequence", "record", "committed_ms"]
-_VERSION_KEY, _SPACE_KEY = b"repcenter.offline.version", b"repcenter.space"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -137,17 +133,9 @@ class OfflineTable:
             table = pq.read_table(io.BytesIO(self._filesystem.cat_file(path)))
         except pa.ArrowInvalid as error:
             raise InvalidInput("offline table", path, f"is not a Parquet file: {error}") from error
-        metadata = table.schema.metadata or {}
-        if metadata.get(_VERSION_KEY) != str(OFFLINE_VERSION).encode():
-            raise UnknownVersion(f"offline table {path}", metadata.get(_VERSION_KEY), OFFLINE_VERSION)
-        if metadata.get(_SPACE_KEY) != space.header():
-            found = metadata.get(_SPACE_KEY, b"").decode(errors="replace")
-            raise SpaceMismatch(space.header().decode(), found, f"offline table {path}")
-        if table.column_names != _COLUMNS:
-            raise InvalidInput(f"offline table {path}", table.column_names, f"must have columns {_COLUMNS}")
-        records = read_binary(table["record"], space.dtype, f"{path}: record")
-        check_records(records, path)
-        return table["item_id"], records, table["committed_ms"].to_numpy()
+        where = f"offline table {path}"
+        check_space(table.schema, space, where)
+        return table["item_id"], records_of(table, space, where), committed_of(table)
 
 
 def _names(encoded: Any, rows: npt.NDArray[np.int64]) -> list[str]:
@@ -170,16 +158,6 @@ def _digest(window: Window) -> str:
 
 
 def _to_parquet(window: Window) -> bytes:
-    table = pa.table(
-        {
-            "item_id": pa.array(window.item_ids, pa.string()),
-            "sequence": pa.array(window.records["sequence"]),
-            "record": binary_column(window.records),
-            "committed_ms": pa.array(np.full(len(window.item_ids), window.committed_ms, np.int64)),
-        }
-    ).replace_schema_metadata(
-        {_VERSION_KEY: str(OFFLINE_VERSION).encode(), _SPACE_KEY: window.space.header()}
-    )
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(to_table(window), sink, compression="zstd")
     return sink.getvalue()

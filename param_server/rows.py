@@ -16,11 +16,11 @@ from contracts.codec import (
     Rows,
     check_id_rows,
     check_records,
+    content_codec,
     record_dtype,
 )
 from contracts.errors import RepcenterError, UnknownVersion, shown
 
-_KNOWN = (RECORD_VERSION, CONTENT_INT8)
 _HEADERS = record_dtype((), 0)  # the 12 bytes that every record and every tombstone begins with
 
 
@@ -42,10 +42,10 @@ def join_records(
     dead = sizes == HEADER_BYTES
     other = ~(found | dead | (sizes == 0))
     if other.any():
-        _refuse(values, sizes, other, item_ids, what, f"{dtype.itemsize} or {HEADER_BYTES}")
+        _refuse(values, sizes, other, item_ids, what, dtype)
     if dead.any():
         headers = np.frombuffer(b"".join(compress(values, dead)), _HEADERS)
-        check_records(headers, what)
+        check_records(headers, what, content_codec(dtype))
         if not (headers["flags"] & TOMBSTONE).all():
             i = int(np.flatnonzero(dead)[int(np.flatnonzero((headers["flags"] & TOMBSTONE) == 0)[0])])
             raise BrokenRow(f"{what}, item {shown(item_ids[i])}: a bare header that is not a tombstone")
@@ -77,21 +77,24 @@ def join_id_rows(
     return rows, found
 
 
-def join_sequences(replies: Sequence[bytes | None], what: str) -> npt.NDArray[np.uint64]:
+def join_sequences(
+    replies: Sequence[bytes | None], what: str, codec: int = CONTENT_INT8
+) -> npt.NDArray[np.uint64]:
     """K stored records or headers -> (K,) uint64, 0 where absent. Raises UnknownVersion or BrokenRow."""
     blank = bytes(HEADER_BYTES)
     heads = [blank if r is None else r[:HEADER_BYTES] for r in replies]
     if any(len(head) != HEADER_BYTES for head in heads):
         raise BrokenRow(f"{what}: a row shorter than {HEADER_BYTES} bytes")
     rows = np.frombuffer(b"".join(heads), _HEADERS)
-    check_records(rows[np.array([r is not None for r in replies], dtype=bool)], what)
+    check_records(rows[np.array([r is not None for r in replies], dtype=bool)], what, codec)
     return rows["sequence"].astype(np.uint64)
 
 
-def broken_head(head: bytes, where: str) -> RepcenterError:
-    """What is wrong with a stored row whose first HEADER_BYTES bytes cannot be used."""
-    if tuple(head[:2]) != _KNOWN:
-        return UnknownVersion(where, tuple(head[:2]), _KNOWN)
+def broken_head(head: bytes, where: str, codec: int = CONTENT_INT8) -> RepcenterError:
+    """What is wrong with a stored row whose first HEADER_BYTES bytes cannot be used. codec: the space's."""
+    known = (RECORD_VERSION, codec)
+    if tuple(head[:2]) != known:
+        return UnknownVersion(where, tuple(head[:2]), known)
     return BrokenRow(f"{where}: {len(head)} bytes, shorter than a header")
 
 
@@ -114,10 +117,11 @@ def _refuse(
     other: npt.NDArray[np.bool_],
     item_ids: Sequence[str],
     what: str,
-    expected: str,
+    dtype: np.dtype[np.void],
 ) -> None:
     i = int(np.flatnonzero(other)[0])
     where = f"{what}, item {shown(item_ids[i])}"
-    if tuple(values[i][:2]) != _KNOWN:
-        raise broken_head(values[i][:HEADER_BYTES], where)
-    raise BrokenRow(f"{where}: {sizes[i]} bytes, must be {expected}")
+    codec = content_codec(dtype)
+    if tuple(values[i][:2]) != (RECORD_VERSION, codec):
+        raise broken_head(values[i][:HEADER_BYTES], where, codec)
+    raise BrokenRow(f"{where}: {sizes[i]} bytes, must be {dtype.itemsize} or {HEADER_BYTES}")

@@ -1,14 +1,14 @@
--- A completely loaded ID table becomes final.
--- KEYS: id_tables, loaded, sealed. ARGV: name, description, count of rows that the table must hold.
--- Reply: {"ok"}, {"description", the stored one} or {"rows", count of loaded rows}.
-local description = redis.call('HGET', KEYS[1], ARGV[1])
-if description and description ~= ARGV[2] then
-  return {'description', description}
+-- Seal one shard of an ID table, open it again, or only count its rows.
+-- KEYS: the shard's key. ARGV: description, "seal", "open" or "count", name of the sealer. Only who sealed a
+-- shard last opens it, so a sealer that fails never opens what another one finished.
+-- Reply: {"ok", count of loaded rows} or {"description", the stored one}.
+local shard = redis.call('HMGET', KEYS[1], 'description', 'loaded', 'state')
+if shard[1] and shard[1] ~= ARGV[1] then
+  return {'description', shard[1]}
 end
-local loaded = redis.call('HGET', KEYS[2], ARGV[1]) or '0'
-if loaded ~= ARGV[3] then
-  return {'rows', loaded}
+if ARGV[2] == 'seal' then
+  redis.call('HSET', KEYS[1], 'description', ARGV[1], 'state', ARGV[3])
+elseif ARGV[2] == 'open' and shard[3] == ARGV[3] then
+  redis.call('HSET', KEYS[1], 'state', 'open')
 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('SADD', KEYS[3], ARGV[1])
-return {'ok'}
+return {'ok', tonumber(shard[2] or '0')}

@@ -1,14 +1,16 @@
-"""The tables of the shelf: content records per space and ID rows per immutable table.
+"""The tables of the shelf: content records per space and ID rows per immutable table, in hash buckets.
 
-Layout of this version: one string key per row, read by MGET. A space with hash buckets is refused.
-Every write of a content record goes through `Store.commit_window`.
+Every write of a content record goes through `Store.commit_window`. Layout: param_server.keys, docs/adr/0007.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -16,23 +18,15 @@ import numpy.typing as npt
 from redis.asyncio import Redis
 
 from contracts.codec import ID_INT8, Rows, check_id_rows, check_records, id_row_dtype, stored_bytes
-from contracts.errors import (
-    Conflict,
-    InvalidInput,
-    NotFound,
-    SpaceMismatch,
-    TooLarge,
-    UnknownVersion,
-    shown,
-)
+from contracts.errors import Conflict, InvalidInput, NotFound, RepcenterError, SpaceMismatch, TooLarge, shown
 from contracts.manifest import IdTable, canonical
 from contracts.space import Space, parse_header
 from contracts.window import Window
 from param_server import keys
-from param_server.connection import redis_errors
-from param_server.mget import mget
+from param_server.connection import check_layout, check_policy, redis_errors
+from param_server.hget import hget, hget_each
 from param_server.rows import broken_head, join_id_rows, join_records, join_sequences
-from param_server.scripts import Script
+from param_server.scripts import run_by_shard, run_on_shards
 
 MAX_WINDOW = 4_096  # records of one commit: a script holds the server for as long as it runs
 MAX_FETCH = 16_384
@@ -59,20 +53,28 @@ class Store:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._commit = Script(redis, "commit_window")
-        self._load = Script(redis, "load_id_rows")
-        self._seal = Script(redis, "seal_id_table")
+        self._bases: dict[str, IdTable] = {}  # of overlays, by name; sealed
+
+    async def check_server(self) -> None:
+        """Refuse a server that may drop rows by itself: Unavailable, with the command that fixes it."""
+        await check_policy(self._redis)
 
     async def create_space(self, space: Space) -> None:
-        """Store the header. Idempotent; SpaceMismatch where the id holds another header."""
-        _check_layout(space)
-        what = f"create space {space.id}"
+        """Store the header, then its digest with every shard. Idempotent; SpaceMismatch where the id holds
+        another one, Unavailable (with the fix) where the server would not pack its rows."""
+        what, header = f"create space {space.id}", cast(str, space.header())
+        await self.check_server()
+        await check_layout(self._redis, space.dtype.itemsize)
         async with redis_errors(what), self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.hsetnx(keys.spaces(), space.id, cast(str, space.header()))
-            pipeline.hget(keys.spaces(), space.id)
-            _, header = await pipeline.execute()
-        if header != space.header():
-            raise SpaceMismatch(space.header().decode(), _text(header), what)
+            pipeline.hsetnx(cast(str, keys.spaces()), space.id, header)
+            pipeline.hget(cast(str, keys.spaces()), space.id)
+            _, stored = await pipeline.execute()
+        if stored != space.header():
+            raise SpaceMismatch(space.header().decode(), _text(stored), what)
+        async with redis_errors(what), self._redis.pipeline(transaction=False) as pipeline:
+            for key in _records(space).shard_keys:
+                pipeline.hsetnx(cast(str, key), "header", cast(str, _digest(space)))
+            await pipeline.execute()
 
     async def space(self, space_id: str) -> Space:
         """The space of an id; NotFound, UnknownVersion."""
@@ -89,78 +91,87 @@ class Store:
         return [parse_header(header) for _, header in sorted(headers.items())]
 
     async def commit_window(self, window: Window) -> npt.NDArray[np.bool_]:
-        """Write a window of at most MAX_WINDOW records in one atomic step -> accepted (K,) bool.
+        """Write a window of at most MAX_WINDOW records in one round trip -> accepted (K,) bool.
 
         A record is accepted when its sequence is newer than the stored one, or equal with equal bytes
         (so a redelivered window is accepted again). Deleted items keep a 12-byte header with their
-        sequence. Raises NotFound (no such space), SpaceMismatch, UnknownVersion, TooLarge.
+        sequence. Each shard's part is atomic. Raises NotFound (no such space), SpaceMismatch,
+        UnknownVersion, TooLarge.
         """
         space, count = window.space, len(window.item_ids)
-        _check_layout(space)
         if count > MAX_WINDOW:
             raise TooLarge("window", count, MAX_WINDOW, "records")
         ids = keys.id_bytes(window.item_ids)
         check_records(window.records, "window")
-        prefix = keys.record_prefix(space.id)
+        accepted = np.zeros(count, dtype=bool)
         async with redis_errors(f"commit to space {space.id}"):
-            status, detail, *rest = await self._commit(
-                [keys.spaces(), keys.live_counts(), keys.high_water(), *(prefix + i for i in ids)],
-                [space.id.encode(), space.header(), *stored_bytes(window.records)],
+            replies = await run_by_shard(
+                self._redis,
+                "commit_window",
+                _records(space),
+                ids,
+                stored_bytes(window.records),
+                _digest(space),
             )
-        if status == b"space":
-            if detail is None:
-                raise NotFound("space", space.id)
-            raise SpaceMismatch(space.header().decode(), _text(detail), "commit")
-        if status == b"version":
-            raise broken_head(rest[0], f"space {space.id}, item {shown(window.item_ids[detail])}")
-        accepted: npt.NDArray[np.bool_] = np.frombuffer(detail, np.uint8) == ord("1")
+        for rows, (status, *detail) in replies:
+            if status == b"space":
+                raise await self._no_space(space)
+            if status == b"version":
+                where = f"space {space.id}, item {shown(window.item_ids[rows[detail[0]]])}"
+                raise broken_head(detail[1], where, space.codec)
+            accepted[rows] = np.frombuffer(detail[0], np.uint8) == ord("1")
         return accepted
 
-    async def fetch(self, space: Space, id_table: IdTable | None, item_ids: Sequence[str]) -> Fetched:
+    async def _no_space(self, space: Space) -> RepcenterError:
+        """Why a shard is not one of the space."""
+        stored = await self.space(space.id)
+        if stored == space:
+            return NotFound("shard of space", space.id)  # not created to its end: create_space() again
+        return SpaceMismatch(space.header().decode(), stored.header().decode(), "commit")
+
+    async def fetch(
+        self, space: Space, id_table: IdTable | Sequence[IdTable] | None, item_ids: Sequence[str]
+    ) -> Fetched:
         """Content records and ID rows of K distinct ids in one round trip; none for no ids.
 
-        K is at most MAX_FETCH. Of an overlay, its base's row is taken where it has none itself. Missing rows
-        are masks, never defaults. Raises TooLarge, UnknownVersion (a stored row of another version),
-        BrokenRow (a row of a wrong length).
+        id_table: several of one codec and dim lie over one another, the first that has a row of an id gives
+        it; an overlay brings its base. K is at most MAX_FETCH. Missing rows are masks, never defaults. Raises
+        TooLarge, InvalidInput, Conflict (an overlay whose base is not there), UnknownVersion (a stored row of
+        another version), BrokenRow (a row of a wrong length).
         """
-        _check_layout(space)
         count = len(item_ids)
+        tables = [id_table] if isinstance(id_table, IdTable) else list(id_table or ())
+        tables = [layer for table in tables for layer in await self._layers(table)]
+        shapes = {(table.codec, table.dim) for table in tables} or {(ID_INT8, 0)}
+        if len(shapes) > 1:
+            raise InvalidInput("id_table", sorted(shapes), "must be tables of one codec and dim")
+        codec, dim = shapes.pop()
         if count > MAX_FETCH:
             raise TooLarge("item_ids", count, MAX_FETCH, "ids")
-        codec, dim = (id_table.codec, id_table.dim) if id_table else (ID_INT8, 0)
         id_dtype = id_row_dtype(codec, dim)
         nothing = np.zeros(count, dtype=bool)
         if count == 0:
             return Fetched(np.zeros(0, space.dtype), nothing, np.zeros(0, id_dtype), nothing)
-        ids = keys.id_bytes(item_ids)
-        prefixes = [keys.record_prefix(space.id)]
-        if id_table is not None:
-            prefixes.append(keys.id_row_prefix(id_table.name))
-            if id_table.base is not None:
-                prefixes.append(keys.id_row_prefix(id_table.base))
+        families = [_records(space), *(_id_rows(table.name, table.rows) for table in tables)]
         what = f"read space {space.id}"
         async with redis_errors(what):
-            replies = await mget(self._redis, prefixes, ids)
+            replies = await hget(self._redis, families, keys.id_bytes(item_ids))
         records, found = join_records(replies[:count], space.dtype, item_ids, what)
-        if id_table is None:
-            return Fetched(records, found, np.zeros(count, id_dtype), nothing)
-        what = f"read ID table {id_table.name}"
-        id_replies = replies[count : 2 * count]
-        if id_table.base is not None:
-            below = replies[2 * count :]
-            id_replies = [b if own is None else own for own, b in zip(id_replies, below, strict=True)]
-        id_rows, id_found = join_id_rows(id_replies, id_dtype, codec, item_ids, what)
+        id_rows, id_found = np.zeros(count, id_dtype), nothing
+        for i, table in enumerate(tables, 1):
+            what = f"read ID table {table.name}"
+            rows, there = join_id_rows(replies[i * count : (i + 1) * count], id_dtype, codec, item_ids, what)
+            id_rows = np.where(id_found, id_rows, rows) if i > 1 else rows
+            id_found = id_found | there
         return Fetched(records, found, id_rows, id_found)
 
     async def sequences(self, space: Space, item_ids: Sequence[str]) -> npt.NDArray[np.uint64]:
         """Stored sequence of each id, deleted ones included -> (K,) uint64, 0 where absent."""
-        _check_layout(space)
-        prefixes = [keys.record_prefix(space.id)]
         out = np.zeros(len(item_ids), np.uint64)
         for chunk in _chunks(len(item_ids)):
             async with redis_errors(f"read space {space.id}"):
-                replies = await mget(self._redis, prefixes, keys.id_bytes(item_ids[chunk]))
-            out[chunk] = join_sequences(replies, f"space {space.id}")
+                replies = await hget(self._redis, [_records(space)], keys.id_bytes(item_ids[chunk]))
+            out[chunk] = join_sequences(replies, f"space {space.id}", space.codec)
         return out
 
     async def high_water(self) -> int:
@@ -168,23 +179,25 @@ class Store:
 
         A counter of sequences that is not above it (a new stream server) gives pushes that lose.
         """
+        names = [key for space in await self.spaces() for key in _records(space).shard_keys]
         async with redis_errors("read the high water"):
             value = await cast(Any, self._redis.get(keys.high_water()))
-        return int.from_bytes(value or b"", "little")
+            values = await hget_each(self._redis, names, b"high_water") if names else []
+        return max(int.from_bytes(value or b"", "little") for value in (value, *values))
 
     async def count(self, space: Space) -> int:
         """Live records of a space; deleted ones are not counted."""
         async with redis_errors(f"count space {space.id}"):
-            value = await cast(Any, self._redis.hget(cast(str, keys.live_counts()), space.id))
-        return int(value or 0)
+            values = await hget_each(self._redis, _records(space).shard_keys, b"live")
+        return sum(int(value or 0) for value in values)
 
     async def load_id_rows(self, table: IdTable, item_ids: Sequence[str], rows: Rows) -> None:
         """Add rows to a table that is not sealed yet. item_ids: K distinct ids; rows: (K,) of its dtype.
 
-        Written in chunks, each atomic; rows that are there already with equal bytes are passed over, so
-        an interrupted load is repeated as a whole, and a sealed table accepts its own rows only.
-        Raises Conflict where a row differs, where a sealed table lacks it, or where the name belongs to
-        a table of another shape; UnknownVersion, InvalidInput.
+        Each shard's part of a chunk is atomic; rows that are there with equal bytes are passed over, so an
+        interrupted load is repeated as a whole, and a sealed table accepts its own rows only. Raises
+        Conflict where a row differs, where a sealed table lacks it, or where the name belongs to a table of
+        another shape; UnknownVersion, InvalidInput.
         """
         dtype = id_row_dtype(table.codec, table.dim)
         if rows.dtype != dtype:
@@ -192,26 +205,26 @@ class Store:
         if len(item_ids) != len(rows):
             raise InvalidInput("item_ids", len(item_ids), f"must match {len(rows)} rows")
         check_id_rows(rows, table.codec)
-        prefix, size = keys.id_row_prefix(table.name), dtype.itemsize
+        size = dtype.itemsize
+        await self._describe(table)
         for chunk in _chunks(len(item_ids)):
             blob = rows[chunk].tobytes()
             async with redis_errors(f"load ID table {table.name}"):
-                status, detail = await self._load(
-                    [
-                        *(keys.id_tables(), keys.id_tables_loaded(), keys.id_tables_sealed()),
-                        *(prefix + i for i in keys.id_bytes(item_ids[chunk])),
-                    ],
-                    [
-                        *(table.name.encode(), _description(table)),
-                        *(blob[at : at + size] for at in range(0, len(blob), size)),
-                    ],
+                replies = await run_by_shard(
+                    self._redis,
+                    "load_id_rows",
+                    _id_rows(table.name, table.rows),
+                    keys.id_bytes(item_ids[chunk]),
+                    [blob[at : at + size] for at in range(0, len(blob), size)],
+                    _description(table),
                 )
-            if status == b"description":
-                raise _other_shape(table, detail)
-            if status != b"ok":
-                item_id = shown(item_ids[chunk][detail])
-                reason = "holds another row for" if status == b"differs" else "is finished and lacks"
-                raise Conflict(f"ID table {table.name} {reason} item {item_id}")
+            for places, (status, *detail) in replies:
+                if status == b"description":
+                    raise _other_shape(table, detail[0])
+                if status != b"ok":
+                    item_id = shown(item_ids[chunk][places[detail[0]]])
+                    reason = "holds another row for" if status == b"differs" else "is finished and lacks"
+                    raise Conflict(f"ID table {table.name} {reason} item {item_id}")
 
     async def seal_id_table(self, table: IdTable) -> None:
         """Make a loaded table final. Idempotent.
@@ -219,21 +232,47 @@ class Store:
         Conflict where it does not hold `table.rows` rows, or where its base is not a sealed full table of the
         same codec and dim.
         """
-        if table.base is not None and not await self._base_ready(table):
+        if table.base is not None and await self._base(table) is None:
             raise Conflict(f"ID table {table.name}: its base {table.base} is not loaded and sealed")
+        await self._describe(table)
+        if await self.id_table_ready(table):
+            return
+        name = uuid.uuid4().bytes
+        loaded = await self._state(table, b"count", name)
+        if loaded == table.rows:
+            loaded = await self._state(table, b"seal", name)  # from here on no row can be added
+            if loaded != table.rows:
+                await self._state(table, b"open", name)
+        if loaded != table.rows:
+            raise Conflict(f"ID table {table.name} holds {loaded} rows, must hold {table.rows}")
         async with redis_errors(f"seal ID table {table.name}"):
-            status, *detail = await self._seal(
-                [keys.id_tables(), keys.id_tables_loaded(), keys.id_tables_sealed()],
-                [table.name.encode(), _description(table), str(table.rows).encode()],
-            )
-        if status == b"description":
-            raise _other_shape(table, detail[0])
-        if status == b"rows":
-            raise Conflict(f"ID table {table.name} holds {int(detail[0])} rows, must hold {table.rows}")
+            await cast(Any, self._redis.sadd(cast(str, keys.id_tables_sealed()), table.name))
+
+    async def _state(self, table: IdTable, step: bytes, name: bytes) -> int:
+        """A step of the sealing (seal_id_table.lua) on every shard of a table -> the rows that are loaded."""
+        family, values = _id_rows(table.name, table.rows), [_description(table), step, name]
+        async with redis_errors(f"seal ID table {table.name}"):
+            replies = await run_on_shards(self._redis, "seal_id_table", family, values)
+        for status, detail in replies:
+            if status == b"description":
+                raise _other_shape(table, detail)
+        return sum(detail for _, detail in replies)
+
+    async def _describe(self, table: IdTable) -> None:
+        """The name belongs to a table of this shape from now on; Conflict where it is another's."""
+        what = f"load ID table {table.name}"
+        await self.check_server()
+        await check_layout(self._redis, id_row_dtype(table.codec, table.dim).itemsize)
+        async with redis_errors(what), self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.hsetnx(cast(str, keys.id_tables()), table.name, cast(str, _description(table)))
+            pipeline.hget(cast(str, keys.id_tables()), table.name)
+            _, stored = await pipeline.execute()
+        if stored != _description(table):
+            raise _other_shape(table, stored)
 
     async def id_table_ready(self, table: IdTable) -> bool:
         """Whether the table is sealed, and its base. Conflict where a name belongs to another shape."""
-        if table.base is not None and not await self._base_ready(table):
+        if table.base is not None and await self._base(table) is None:
             return False
         what = f"read ID table {table.name}"
         async with redis_errors(what), self._redis.pipeline(transaction=True) as pipeline:
@@ -244,24 +283,58 @@ class Store:
             raise _other_shape(table, description)
         return bool(sealed)
 
-    async def _base_ready(self, overlay: IdTable) -> bool:
-        """Whether an overlay's base is sealed; Conflict where it is an overlay itself or of another shape."""
-        base = cast(str, overlay.base)
-        what = f"read ID table {base}"
-        async with redis_errors(what), self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.hget(keys.id_tables(), base)
-            pipeline.sismember(keys.id_tables_sealed(), base)
-            description, sealed = await pipeline.execute()
-        if description is not None:
-            rows = json.loads(description).get("rows")
-            if description != _description(IdTable(base, overlay.codec, overlay.dim, rows)):
-                raise Conflict(f"ID table {overlay.name} cannot lie over {base}: {_text(description)}")
-        return bool(sealed)
+    async def _layers(self, table: IdTable) -> tuple[IdTable, ...]:
+        """A table, and what it lies over."""
+        if table.base is None:
+            return (table,)
+        base = await self._base(table)
+        if base is None:
+            raise Conflict(f"ID table {table.name}: its base {table.base} is not loaded and sealed")
+        return (table, base)
+
+    async def _base(self, overlay: IdTable) -> IdTable | None:
+        """An overlay's base, None until it is sealed; Conflict where it cannot be one.
+
+        Sealed tables never change, so one that was found is not asked for again.
+        """
+        name = cast(str, overlay.base)
+        base = self._bases.get(name)
+        if base is None:
+            what = f"read ID table {name}"
+            async with redis_errors(what), self._redis.pipeline(transaction=True) as pipeline:
+                pipeline.hget(keys.id_tables(), name)
+                pipeline.sismember(keys.id_tables_sealed(), name)
+                description, sealed = await pipeline.execute()
+            if description is None:
+                return None
+            stored = json.loads(description)
+            base = IdTable(name, stored.get("codec"), stored.get("dim"), stored.get("rows"))
+            if description != _description(base) or (base.codec, base.dim) != (overlay.codec, overlay.dim):
+                raise Conflict(f"ID table {overlay.name} cannot lie over {name}: {_text(description)}")
+            if not sealed:
+                return None
+            self._bases[name] = base
+        if (base.codec, base.dim) != (overlay.codec, overlay.dim):
+            raise Conflict(f"ID table {overlay.name} cannot lie over {name} of another codec or dim")
+        return base
 
 
-def _check_layout(space: Space) -> None:
-    if space.buckets != 0:
-        raise UnknownVersion(f"space {space.id}, buckets", space.buckets, 0)
+def _records(space: Space) -> keys.Family:
+    return _records_of(space.id, space.buckets)
+
+
+@lru_cache(maxsize=64)
+def _records_of(space_id: str, buckets: int) -> keys.Family:
+    return keys.records(space_id, buckets)
+
+
+@lru_cache(maxsize=64)
+def _id_rows(table: str, rows: int) -> keys.Family:
+    return keys.id_rows(table, rows)
+
+
+def _digest(space: Space) -> bytes:
+    return hashlib.sha256(space.header()).digest()
 
 
 def _description(table: IdTable) -> bytes:

@@ -16,11 +16,15 @@ from doors.health import add_health, follow
 from doors.http_server import http_server
 from doors.problems import install_problems
 from doors.shutdown import cancel, on_signals
+from param_server.behaviours import Behaviours
 from param_server.connection import connect
 from param_server.generations import Generations
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from realtime_infer.encoder_source import EncoderSource
+from realtime_infer.event_metrics import EventMetrics
+from realtime_infer.event_rpc import EventsService
+from realtime_infer.events import Events
 from realtime_infer.ingest import Ingest
 from realtime_infer.metrics import DoorMetrics, WorkerMetrics
 from realtime_infer.push_queue import PushQueue
@@ -60,13 +64,16 @@ async def open_door(settings: EncoderSettings, store_settings: StoreSettings) ->
         metrics, ingest = DoorMetrics(), Ingest(stream, settings)
         store = Store(table)
         statuses = Statuses(ingest, store, Generations(table), settings)
+        await store.check_server()
         await ingest.check()
         await Sequences(ingest, stream, store).catch_up()
         service = ItemsService(ingest, statuses, metrics)
-        rpc = items_server(service, settings)
+        events = Events(Behaviours(table, settings.max_behaviours), settings)
+        event_metrics = EventMetrics(metrics.registry)
+        rpc = items_server(service, EventsService(events, event_metrics), settings)
         closing.push_async_callback(rpc.stop, settings.stop_s)
         await rpc.start()
-        app = create_app(ingest, statuses, metrics, settings.max_body_bytes)
+        app = create_app(ingest, statuses, metrics, settings.max_body_bytes, events=(events, event_metrics))
         port = DOOR_HTTP_PORT if settings.http_port is None else settings.http_port
         url = await closing.enter_async_context(http_server(app, settings.host, port, settings.stop_s))
         closing.push_async_callback(cancel, asyncio.create_task(follow(ingest.check, rpc.tell, _READY_S)))

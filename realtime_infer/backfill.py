@@ -15,6 +15,7 @@ import numpy as np
 from redis.asyncio import Redis
 
 from contracts.errors import Conflict, InvalidInput, RepcenterError
+from contracts.guard import flagged
 from contracts.items import Item, check_item
 from contracts.window import Window
 from param_server.offline import OfflineTable
@@ -33,7 +34,8 @@ Source = Item | tuple[str, RepcenterError]
 @dataclass
 class BackfillReport:
     """items: seen; committed: written by this run; skipped: in both tables already; superseded: lost to a
-    newer push; failed: could not be encoded. failures: (item id, reason) of the first MAX_FAILURES."""
+    newer push; failed: could not be encoded; flagged: encoded by this run with too large a loss
+    (contracts.guard), by modality. failures: (item id, reason) of the first MAX_FAILURES."""
 
     space_id: str
     watermark: int
@@ -42,6 +44,7 @@ class BackfillReport:
     skipped: int = 0
     superseded: int = 0
     failed: int = 0
+    flagged: dict[str, int] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -134,6 +137,8 @@ class _Run:
         good, rows, failures = await asyncio.to_thread(encode_isolated, self._encoder, batch, sequences)
         for i, error in sorted(failures.items()):
             report.fail(batch[i].item_id, error)
+        for name, count in flagged(rows, [m.name for m in self._encoder.space.modalities]).items():
+            report.flagged[name] = report.flagged.get(name, 0) + count
         ids = [batch[i].item_id for i in good.tolist()]
         if not ids:
             return

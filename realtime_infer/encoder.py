@@ -17,10 +17,11 @@ from contracts.bundle import Bundle, open_bundle
 from contracts.codec import Rows, encode_records
 from contracts.encoder_spec import MODALITIES, EncoderSpec, encoder_spec_from_json
 from contracts.errors import BrokenBundle, InvalidInput, RepcenterError
+from contracts.guard import PROBES_FILE, Guard, read_guard
 from contracts.images import decode_image
 from contracts.items import Item, attribute_slots, check_item
 from contracts.onnx_model import Device, OnnxModel, check_runtime, replay
-from contracts.space import Space
+from contracts.space import DEFAULT_BUCKETS, Space
 from contracts.towers import Towers
 
 Matrix = npt.NDArray[np.float32]
@@ -47,7 +48,12 @@ class Encoder:
     """An opened encoder bundle. One call of encode() at a time: the tokeniser's settings are shared."""
 
     def __init__(
-        self, bundle: Bundle, spec: EncoderSpec, models: Mapping[str, OnnxModel], tokenizer: Tokenizer
+        self,
+        bundle: Bundle,
+        spec: EncoderSpec,
+        models: Mapping[str, OnnxModel],
+        tokenizer: Tokenizer,
+        buckets: int,
     ) -> None:
         self._bundle = bundle
         self._spec = spec
@@ -58,14 +64,24 @@ class Encoder:
         )
         self._text_dim = _width(self._head, "text_features")
         self._image_dim = _width(self._head, "image_features")
-        self.space: Space = spec.space(bundle.digest)
+        self.space: Space = spec.space(bundle.digest, buckets)
+        sealed = PROBES_FILE in bundle.manifest.files  # an older bundle is held to the cosine error alone
+        self.guard = read_guard(bundle.file(PROBES_FILE), self.space) if sealed else Guard()
         self.digest = bundle.digest
 
     @classmethod
     def open(
-        cls, bundle_uri: str, digest: str | None = None, *, device: Device = "cpu", threads: int = 1
+        cls,
+        bundle_uri: str,
+        digest: str | None = None,
+        *,
+        device: Device = "cpu",
+        threads: int = 1,
+        buckets: int = DEFAULT_BUCKETS,
     ) -> Self:
         """Open a bundle, check its digests and replay its golden inputs on this device.
+
+        buckets: of the space that it fills, part of its identity: a new space's are `buckets_for` its items.
 
         Raises NotFound, BrokenBundle, UnknownVersion, ProviderUnavailable.
         """
@@ -80,7 +96,7 @@ class Encoder:
             for graph, name in graphs.items()
         }
         tokenizer = Tokenizer.from_file(str(bundle.file(spec.tokenizer)))
-        encoder = cls(bundle, spec, models, tokenizer)
+        encoder = cls(bundle, spec, models, tokenizer, buckets)
         encoder.check()
         return encoder
 
@@ -114,11 +130,15 @@ class Encoder:
         return Encoded(blocks, attributes, failures)
 
     def records(self, encoded: Encoded, sequences: npt.NDArray[np.uint64]) -> Rows:
-        """The records of the G good items. sequences: (K,) uint64 -> (G,) of the space's dtype."""
+        """The records of the G good items, those that lost too much flagged (contracts.guard).
+
+        sequences: (K,) uint64 -> (G,) of the space's dtype.
+        """
         good = encoded.good
-        return encode_records(
-            [block[good] for block in encoded.vectors], sequences[good], encoded.attributes[good]
-        )
+        vectors = [block[good] for block in encoded.vectors]
+        rows = encode_records(vectors, sequences[good], encoded.attributes[good])
+        self.guard.mark(vectors, rows, self.space)
+        return rows
 
     def _vectors(self, count: int, texts: Mapping[int, str], pixels: Mapping[int, Matrix]) -> list[Matrix]:
         blocks = [np.zeros((count, dim), dtype=np.float32) for dim in self.space.dims]

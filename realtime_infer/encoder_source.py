@@ -51,10 +51,15 @@ class EncoderSource:
                 raise Unavailable(f"scene {settings.scene!r} has no active generation, so no encoder yet")
             generation = await self._generations.get(pointer.generation_id)
             uri, digest, space = generation.encoder_uri, generation.encoder_digest, generation.space
-        if self._encoder is not None and digest in (None, self._encoder.digest):
+        if (
+            self._encoder is not None
+            and digest in (None, self._encoder.digest)
+            and (space is None or space.id == self._encoder.space.id)
+        ):
             return self._encoder
+        buckets = settings.encoder_buckets if space is None else space.buckets
         encoder = await asyncio.to_thread(
-            Encoder.open, uri, digest, device=settings.device, threads=settings.threads
+            Encoder.open, uri, digest, device=settings.device, threads=settings.threads, buckets=buckets
         )
         if space is not None and space.id != encoder.space.id:
             raise SpaceMismatch(space.id, encoder.space.id, f"encoder {uri}")

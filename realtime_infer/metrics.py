@@ -9,7 +9,10 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from contracts.codec import is_tombstone
 from contracts.errors import InvalidInput, RepcenterError
+from contracts.guard import flagged
+from contracts.window import Window
 from realtime_infer.ingest import Backlog
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -110,12 +113,27 @@ class WorkerMetrics:
             "Entries taken over from a worker that held them too long.",
             registry=self.registry,
         )
+        self._rows = Counter(
+            "repcenter_rows_total", "Records encoded, deletions not counted.", registry=self.registry
+        )
+        self._flagged = Counter(
+            "repcenter_rows_flagged_total",
+            "Records that lost too much when they were quantised (contracts.guard), by modality.",
+            ["modality"],
+            registry=self.registry,
+        )
         self.retries = Counter(
             "repcenter_worker_retries_total", "Steps tried again after an error.", registry=self.registry
         )
 
     def batch(self, entries: int) -> None:
         self._batch.observe(entries)
+
+    def encoded(self, window: Window) -> None:
+        """Count the records of a window and those that the guard flagged."""
+        self._rows.inc(int((~is_tombstone(window.records)).sum()))
+        for name, count in flagged(window.records, [m.name for m in window.space.modalities]).items():
+            self._flagged.labels(name).inc(count)
 
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[None]:

@@ -16,6 +16,9 @@ from contracts.errors import InvalidInput, RepcenterError
 from doors.body import read_body
 from doors.health import add_health
 from doors.problems import install_problems, problem_responses
+from realtime_infer.event_metrics import EventMetrics
+from realtime_infer.event_rest import add_events
+from realtime_infer.events import Events
 from realtime_infer.ingest import Ingest
 from realtime_infer.item_body import EXAMPLE, ItemBody, ReceiptBody, StatusBody
 from realtime_infer.metrics import DoorMetrics
@@ -41,14 +44,22 @@ class AnyText(Convertor[str]):
 
 
 def create_app(
-    ingest: Ingest, statuses: Statuses, metrics: DoorMetrics, max_body_bytes: int, *, body_s: float = _BODY_S
+    ingest: Ingest,
+    statuses: Statuses,
+    metrics: DoorMetrics,
+    max_body_bytes: int,
+    *,
+    body_s: float = _BODY_S,
+    events: tuple[Events, EventMetrics] | None = None,
 ) -> FastAPI:
-    """The door's ASGI app. body_s: the longest that the body of a push may take to arrive (then 408)."""
+    """The door's ASGI app. body_s: the longest that the body of a push may take to arrive (then 408).
+    events: also take behaviour events, counted in these metrics."""
     register_url_convertor("any", AnyText())
     app = FastAPI(
         title="Repcenter write door",
         version="1",
-        description="Items in. A pushed item is scoreable as soon as its status says so; 202 means on disk.",
+        description="Items and events in. A pushed item is scoreable as soon as its status says so; 202 "
+        "means on disk, and so does the 200 of events.",
         separate_input_output_schemas=False,
         redirect_slashes=False,
     )
@@ -111,6 +122,9 @@ def create_app(
         with metrics.accept("delete", "http"):
             _check_path(request)
             return _receipt(await ingest.delete(item_id), response)
+
+    if events is not None:
+        add_events(app, *events, max_body_bytes, body_s)
 
     async def expose() -> bytes:
         try:

@@ -1,8 +1,10 @@
-"""The gRPC write door: repcenter.v1.Items. It only translates."""
+"""The gRPC write door: repcenter.v1.Items, and the server that it shares with Events. It only translates."""
 
 from __future__ import annotations
 
 from typing import Any, cast
+
+import grpc.aio
 
 from contracts.errors import InvalidInput
 from contracts.items import Item
@@ -11,6 +13,7 @@ from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from doors.grpc_errors import Context, GrpcErrors
 from doors.grpc_server import GrpcServer
+from realtime_infer.event_rpc import EVENTS_SERVICE, EventsService
 from realtime_infer.ingest import Ingest
 from realtime_infer.metrics import DoorMetrics
 from realtime_infer.push_status import PushState, PushStatus, Receipt
@@ -58,16 +61,24 @@ class ItemsService(pb_grpc.ItemsServicer):
             await _ERRORS.abort(context, error, "GetStatus")
 
 
-def items_server(service: ItemsService, settings: EncoderSettings) -> GrpcServer:
-    """The door, not yet started. Calls beyond max_in_flight and some are refused before they are read."""
-    add = cast(Any, pb_grpc.add_ItemsServicer_to_server)
+def items_server(service: ItemsService, events: EventsService, settings: EncoderSettings) -> GrpcServer:
+    """The door of both services, not yet started.
+
+    Calls beyond max_in_flight and some are refused before they are read.
+    """
+
+    def add(server: grpc.aio.Server) -> None:
+        cast(Any, pb_grpc.add_ItemsServicer_to_server)(service, server)
+        cast(Any, pb_grpc.add_EventsServicer_to_server)(events, server)
+
     return GrpcServer(
         SERVICE,
-        lambda server: add(service, server),
+        add,
         settings.host,
         settings.grpc_port,
         settings.max_body_bytes,
         max_calls=settings.max_in_flight + _OTHER_CALLS,
+        others=(EVENTS_SERVICE,),
     )
 
 

@@ -8,6 +8,9 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.onnx_model import Device
+from contracts.request import MAX_BEHAVIOURS
+from contracts.space import DEFAULT_BUCKETS, MAX_BUCKETS
+from param_server.behaviours import DEFAULT_BEHAVIOURS
 
 
 class EncoderSettings(BaseSettings):
@@ -22,6 +25,12 @@ class EncoderSettings(BaseSettings):
         None, description="Encoder bundle to use whatever the scene serves (a directory or fsspec URI)."
     )
     encoder_digest: str | None = Field(None, description="Digest that the bundle at encoder_uri must have.")
+    encoder_buckets: int = Field(
+        DEFAULT_BUCKETS,
+        ge=1,
+        le=MAX_BUCKETS,
+        description="Hash buckets of the space that encoder_uri fills; the scene's encoder brings its own.",
+    )
     device: Device = Field(
         "cpu", description="Where the encoder runs. A device that is not there stops the start."
     )
@@ -80,6 +89,15 @@ class EncoderSettings(BaseSettings):
     )
     max_windows: int = Field(
         2_000, ge=1, description="Window messages kept in a window stream (approximately)."
+    )
+
+    max_behaviours: int = Field(
+        DEFAULT_BEHAVIOURS, ge=1, le=MAX_BEHAVIOURS, description="Behaviours kept of a user; the newest stay."
+    )
+    event_kinds: list[str] = Field(
+        [],
+        max_length=64,
+        description="Kinds of events that are behaviours (JSON list); others are left out. Empty: all.",
     )
 
     consumer: str = Field(

@@ -2,13 +2,13 @@
 
 | key                    | type   | holds                                          | lives until             |
 | ---------------------- | ------ | ---------------------------------------------- | ----------------------- |
-| rc1:{p<n>}:sequence    | string | the newest sequence number given               | for ever                |
-| rc1:{p<n>}:gaps        | list   | `low high`: numbers it skipped (low, high]     | newest 64               |
-| rc1:{p<n>}:pushes      | stream | accepted pushes without an end (`push_entry`)  | settled, entry by entry |
-| rc1:{p<n>}:bytes       | string | payload bytes in that stream                   | for ever                |
-| rc1:{p<n>}:dead        | stream | dead letters: the entry's fields, code, reason | newest max_dead_letters |
-| rc1:{p<n>}:status:<id> | hash   | status of the item's newest push               | its end + status_ttl    |
-| rc1:w:<space, 16 hex>  | stream | window messages, field `w`                     | newest max_windows      |
+| rc2:{p<n>}:sequence    | string | the newest sequence number given               | for ever                |
+| rc2:{p<n>}:gaps        | list   | `low high`: numbers it skipped (low, high]     | newest 64               |
+| rc2:{p<n>}:pushes      | stream | accepted pushes without an end (`push_entry`)  | settled, entry by entry |
+| rc2:{p<n>}:bytes       | string | payload bytes in that stream                   | for ever                |
+| rc2:{p<n>}:dead        | stream | dead letters: the entry's fields, code, reason | newest max_dead_letters |
+| rc2:{p<n>}:status:<id> | hash   | status of the item's newest push               | its end + status_ttl    |
+| rc2:w:<space, 16 hex>  | stream | window messages, field `w`                     | newest max_windows      |
 
 `{p<n>}` is the partition: all keys of one partition lie in one cluster slot, so one script may touch them.
 An item belongs to one partition only. The raw UTF-8 of the id comes last, so any bytes in it are safe.

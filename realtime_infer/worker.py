@@ -114,13 +114,20 @@ class Worker:
         """
         while not self._stop.is_set():
             await self._patiently(self._sequences.catch_up)
-            left = await self._patiently(lambda: self._queue.abandoned(min_idle_ms, own=own))
+            left = await self._patiently(lambda: self._abandoned(min_idle_ms, own))
             for entry_id, deliveries in left:
                 if self._stop.is_set():
                     return
                 await self._take_over_one(entry_id, deliveries, min_idle_ms)
             if not left:
                 return
+
+    async def _abandoned(self, min_idle_ms: int, own: bool) -> list[tuple[bytes, int]]:
+        try:
+            return await self._queue.abandoned(min_idle_ms, own=own)
+        except Unavailable:
+            await self._queue.open()
+            raise
 
     async def _take_over_one(self, entry_id: bytes, deliveries: int, min_idle_ms: int) -> None:
         delivery = await self._patiently(lambda: self._queue.claim(entry_id, deliveries, min_idle_ms))
@@ -139,6 +146,7 @@ class Worker:
         await self._patiently(lambda: self._queue.encoding(batch))
         with self._metrics.stage("encode"):
             window, ends = await asyncio.to_thread(_encode_batch, encoder, batch)
+        self._metrics.encoded(window)
         if window.item_ids:
             with self._metrics.stage("commit"):
                 held = await self._patiently(lambda: self._windows.commit(window))

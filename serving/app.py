@@ -13,6 +13,7 @@ from doors.grpc_server import GrpcServer
 from doors.health import follow
 from doors.http_server import http_server
 from doors.shutdown import cancel, on_signals
+from param_server.behaviours import Behaviours
 from param_server.connection import connect
 from param_server.generations import Generations
 from param_server.settings import StoreSettings
@@ -56,7 +57,8 @@ async def open_scorer(
         kernels = await ranker_kernels(settings, store_settings.var_dir)
         metrics.runs_with("compiled" if kernels else "portable")
         live = LiveGenerations(generations, store, settings, metrics, kernels)
-        scorer = Scorer(store, live, settings, metrics)
+        behaviours = Behaviours(redis) if settings.stored_behaviours else None
+        scorer = Scorer(store, live, settings, metrics, behaviours)
         closing.callback(scorer.close)
         listing, readiness = Listing(generations, live), Readiness(live, metrics)
 

@@ -11,7 +11,8 @@ wire formats by themselves, for drivers with another event loop.
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, NoReturn, Self, cast
 from urllib.parse import quote
 
@@ -22,6 +23,7 @@ import numpy as np
 import orjson
 
 from contracts.errors import DeadlineExceeded, RepcenterError, Unavailable
+from contracts.events import Appended, Event, Forgotten
 from contracts.items import Item
 from contracts.listing import GenerationInfo, GenerationList, SceneInfo
 from contracts.problem import GRPC_KEY, MEDIA_TYPE, STATUSES, error_of
@@ -65,7 +67,8 @@ class ItemStatus:
 
 
 class HttpClient:
-    """One door over HTTP: the scorer's (score, generations) or the write door's (push, delete, status)."""
+    """One door over HTTP: the scorer's (score, generations) or the write door's (push, delete, status,
+    append, forget)."""
 
     def __init__(self, base_url: str, *, deadline_s: float = DEFAULT_DEADLINE_S) -> None:
         self._deadline_s = deadline_s
@@ -114,15 +117,31 @@ class HttpClient:
             document["updated_ms"] or 0,
         )
 
+    async def append(self, events: Sequence[Event]) -> Appended:
+        """Append to users' behaviours; they are on disk when this returns. All or none."""
+        lines = b"\n".join(orjson.dumps(event) for event in events)
+        answer = await self._call("POST", "/v1/events", lines, kind="application/x-ndjson")
+        return Appended(**orjson.loads(answer))
+
+    async def forget(self, user_id: str) -> Forgotten:
+        """Delete all of a user's behaviours."""
+        path = item_path(user_id).replace("/items/", "/users/", 1)
+        return Forgotten(**orjson.loads(await self._call("DELETE", path)))
+
     async def _call(
-        self, method: str, path: str, body: bytes | None = None, timeout_s: float | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        timeout_s: float | None = None,
+        kind: str = "application/json",
     ) -> bytes:
         try:
             answer = await self._http.request(
                 method,
                 path,
                 content=body,
-                headers={} if body is None else {"content-type": "application/json"},
+                headers={} if body is None else {"content-type": kind},
                 timeout=httpx.USE_CLIENT_DEFAULT if timeout_s is None else timeout_s,
             )
         except httpx.TimeoutException as error:
@@ -147,6 +166,7 @@ class GrpcClient:
         self._channel = grpc.aio.insecure_channel(target)
         self._scorer = cast(Any, pb_grpc.ScorerStub)(self._channel)
         self._items = cast(Any, pb_grpc.ItemsStub)(self._channel)
+        self._events = cast(Any, pb_grpc.EventsStub)(self._channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -189,6 +209,17 @@ class GrpcClient:
         return ItemStatus(
             message.item_id, state, message.sequence, message.reason or None, message.updated_ms
         )
+
+    async def append(self, events: Sequence[Event]) -> Appended:
+        """Append to users' behaviours; they are on disk when this returns. All or none."""
+        message = pb.AppendEventsRequest(events=[pb.Event(**asdict(event)) for event in events])
+        r = await self._call(self._events.Append, message)
+        return Appended(r.appended, r.duplicates, r.too_old, r.forgotten, r.ignored)
+
+    async def forget(self, user_id: str) -> Forgotten:
+        """Delete all of a user's behaviours."""
+        r = await self._call(self._events.Forget, pb.ForgetUserRequest(user_id=user_id))
+        return Forgotten(r.user_id, r.behaviours, r.forgotten_ms)
 
     async def _call(self, method: Any, message: Any, deadline_s: float | None = None) -> Any:
         try:
@@ -264,6 +295,7 @@ def read_score_message(message: pb.ScoreResponse) -> Scores:
             c.candidates_found,
             c.columns_asked,
             c.columns_found,
+            behaviours_source="stored" if c.behaviours_source == pb.BEHAVIOUR_SOURCE_STORED else "request",
         ),
         Timings(t.queue_ms, t.fetch_ms, t.assemble_ms, t.run_ms, t.total_ms),
     )

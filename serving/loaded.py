@@ -73,6 +73,7 @@ async def load_generation(
     kernels: the library of contracts.kernels, None = ONNX Runtime's own operators.
     Raises NotFound, SpaceMismatch, Conflict, BrokenBundle, UnknownVersion, Unavailable.
     """
+    await store.check_server()
     generation = await generations.get(generation_id)
     table = await store.space(generation.space.id)
     same_space(generation.space.id, table.id, f"table of generation {generation_id}")

@@ -19,6 +19,7 @@ from serving.metrics import Metrics
 from serving.scorer import Scorer
 
 SERVICE = "repcenter.v1.Scorer"
+SOURCES = {"request": pb.BEHAVIOUR_SOURCE_REQUEST, "stored": pb.BEHAVIOUR_SOURCE_STORED}
 _LONGEST_DEADLINE_S = 60.0
 _ERRORS = GrpcErrors(SERVICE, "scorer")
 
@@ -120,6 +121,7 @@ def score_response(scores: Scores) -> pb.ScoreResponse:
             candidates_found=c.candidates_found,
             columns_asked=c.columns_asked,
             columns_found=c.columns_found,
+            behaviours_source=SOURCES[c.behaviours_source],
         ),
         timings=pb.Timings(
             queue_ms=t.queue_ms,

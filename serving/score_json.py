@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError, WithJsonSchema
 
 from contracts.request import MAX_CANDIDATES, Behaviour, ScoreRequest
-from contracts.scores import Scores
+from contracts.scores import Scores, Source
 
 EXAMPLE_BODY: dict[str, Any] = {
     "scene": "default",
@@ -43,6 +43,7 @@ EXAMPLE_ANSWER: dict[str, Any] = {
         "candidates_found": 2,
         "columns_asked": 3,
         "columns_found": 3,
+        "behaviours_source": "request",
     },
     "timings_ms": {"queue": 0.02, "fetch": 0.41, "assemble": 0.22, "run": 1.9, "total": 2.6},
     "top": [{"item_id": "film-50", "position": 0, "score": 0.412}],
@@ -74,7 +75,10 @@ class ScoreBody:
         Field(description="The user's positive actions, newest last. The ranker reads the newest ones."),
     ] = field(default_factory=list)
     scene: Annotated[str, Field(description="The named use of a ranker.")] = "default"
-    user_id: Annotated[str | None, Field(description="The user, where known.")] = None
+    user_id: Annotated[
+        str | None,
+        Field(description="The user, where known. Without behaviours here, the stored ones are read."),
+    ] = None
     generation: Annotated[str | None, Field(description="Score with this generation or answer 409.")] = None
     deadline_ms: Annotated[
         float | None, Field(gt=0, le=60_000, description="Answer within this time or with 504.")
@@ -147,6 +151,7 @@ class CompletenessAnswer(BaseModel):
     candidates_found: int
     columns_asked: Annotated[int, Field(description="The ranker's columns of users and contexts.")]
     columns_found: Annotated[int, Field(description="Those of them that the request gave.")]
+    behaviours_source: Source
 
 
 class TopItem(BaseModel):

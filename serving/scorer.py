@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,10 @@ from contracts.errors import DeadlineExceeded
 from contracts.features import Assembled, assemble, columns_given, item_inputs
 from contracts.request import ScoreRequest, check_request
 from contracts.scores import COLD, MISSING, OK, Completeness, Scores, Timings
+from param_server.behaviours import Behaviours
 from param_server.store import Fetched, Store
 from serving.batcher import Admission
+from serving.behaviours import with_stored
 from serving.live import LiveGenerations
 from serving.loaded import LoadedGeneration
 from serving.metrics import Metrics
@@ -40,9 +42,15 @@ class Scorer:
     """Stateless but for what is in flight."""
 
     def __init__(
-        self, store: Store, live: LiveGenerations, settings: ScorerSettings, metrics: Metrics
+        self,
+        store: Store,
+        live: LiveGenerations,
+        settings: ScorerSettings,
+        metrics: Metrics,
+        behaviours: Behaviours | None = None,
     ) -> None:
         self._store = store
+        self._behaviours = behaviours
         self._live = live
         self._default_deadline_s = settings.default_deadline_ms / 1e3
         self._metrics = metrics
@@ -75,6 +83,12 @@ class Scorer:
             if not request.candidates:
                 return _empty(request, loaded, began)
             async with asyncio.timeout(limit_s):
+                asked_at = time.perf_counter()
+                request, stored = await with_stored(self._behaviours, request, loaded.schema.history_length)
+                if stored:
+                    self.admission.enter(len(request.behaviours))
+                    rows += len(request.behaviours)
+                read_at = time.perf_counter()
                 assembled = assemble([request], loaded.schema, now_ms)
                 assembled_at = time.perf_counter()
                 fetched = await self._store.fetch(loaded.space, loaded.id_table, assembled.item_ids)
@@ -88,6 +102,8 @@ class Scorer:
         finally:
             self._leave(rows, work)
         scores, statuses, completeness = _mark(loaded, assembled, fetched, computed.scores)
+        if stored:
+            completeness = replace(completeness, behaviours_source="stored")
         result = Scores(
             request.scene,
             loaded.id,
@@ -96,8 +112,8 @@ class Scorer:
             completeness,
             Timings(
                 queue_ms=computed.queue_s * 1e3,
-                fetch_ms=(fetched_at - assembled_at) * 1e3,
-                assemble_ms=(assembled_at - began + computed.assemble_s) * 1e3,
+                fetch_ms=(fetched_at - assembled_at + read_at - asked_at) * 1e3,
+                assemble_ms=(assembled_at - read_at + asked_at - began + computed.assemble_s) * 1e3,
                 run_ms=computed.run_s * 1e3,
                 total_ms=(time.perf_counter() - began) * 1e3,
             ),

@@ -51,6 +51,11 @@ class ScorerSettings(BaseSettings):
         description="Candidates plus behaviours in flight. More is refused with 429 so that admitted "
         "requests stay fast.",
     )
+    stored_behaviours: bool = Field(
+        default=True,
+        description="Read the stored behaviours of a user whom a request names without giving behaviours: "
+        "one more round trip. With false such a request is scored without a history.",
+    )
     default_deadline_ms: float = Field(
         default=1_000, gt=0, le=60_000, description="Deadline of a request that names none, in milliseconds."
     )

@@ -26,6 +26,7 @@ from torch.export import Dim
 
 from contracts.bundle import Bundle, seal, write_golden
 from contracts.encoder_spec import MODALITIES, EncoderSpec
+from contracts.guard import PROBES_FILE, Guard, choose_probes, write_guard
 from contracts.images import ImagePreprocessing, decode_image
 from contracts.items import AttributeField, TextTemplate, tokenise
 from contracts.onnx_model import OnnxModel
@@ -130,7 +131,9 @@ def make_encoder_bundle(
     for graph, name in files.items():
         (directory / name).write_bytes(graphs[graph])
     models = {graph: OnnxModel(directory / name) for graph, name in files.items()}
-    write_golden(directory, _golden(models, tokenizer))
+    golden = _golden(models, tokenizer)
+    write_golden(directory, golden)
+    write_guard(directory / PROBES_FILE, Guard(choose_probes(golden["head"][1], seed)))
     return seal(directory, "encoder", spec.to_json())
 
 

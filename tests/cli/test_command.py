@@ -39,6 +39,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         ["data", "check"],
         ["bench"],
         ["bench", "graph"],
+        ["bench", "table"],
     ],
 )
 def test_help_answers(words: list[str]) -> None:

@@ -55,6 +55,40 @@ def test_record_layout_is_this_hex() -> None:
     assert rows.dtype.itemsize == 12 + 4 * 3 + 4 * 2 + 9
 
 
+def test_record_layout_in_halves_is_this_hex() -> None:
+    rows = codec.encode_records(
+        [np.array([[0.5, -0.25, 0.0]], np.float32), np.zeros((1, 2), np.float32)],
+        np.array([7], np.uint64),
+        np.zeros((1, 0), np.uint32),
+        codec.CONTENT_FP16,
+    )
+    # version, codec 4, image missing, guard; sequence; 1 / sqrt(0.3125), 0; 0.5 -0.25 0 | 0 0
+    expected = "01040200 0700000000000000 2ef9e43f 00000000 003800b40000 00000000"
+    assert rows.tobytes() == bytes.fromhex(expected)
+    text, image = codec.decode_vectors(rows, (3, 2))
+    np.testing.assert_allclose(text, [np.array([2, -1, 0]) / np.sqrt(5)], atol=1e-7)
+    assert not image.any()
+    dead = codec.tombstones(rows.dtype, np.array([8], np.uint64))
+    assert codec.stored_bytes(dead) == [bytes.fromhex("01048000 0800000000000000")]
+
+
+def test_records_of_another_content_codec_are_refused() -> None:
+    halves = np.zeros(2, codec.record_dtype((3,), 0, codec.CONTENT_FP16))
+    halves["version"], halves["codec"] = 1, (codec.CONTENT_FP16, codec.CONTENT_INT8)
+    codec.check_records(halves[:1], "here")
+    with pytest.raises(UnknownVersion, match=r"here, row 1.*content_int8.*content_fp16"):
+        codec.check_records(halves, "here")
+    with pytest.raises(UnknownVersion, match="content codec"):
+        codec.record_dtype((3,), 0, codec.ID_INT8)
+
+
+@pytest.mark.parametrize("value", [65520.0, np.inf, np.nan])
+def test_vectors_that_do_not_fit_halves_are_refused(value: float) -> None:
+    vectors = [np.array([[0.0, 1.0], [0.0, value]], np.float32)]
+    with pytest.raises(InvalidInput, match=r"vectors\[1\]"):
+        codec.encode_records(vectors, np.ones(2, np.uint64), np.zeros((2, 0), np.uint32), codec.CONTENT_FP16)
+
+
 def test_tombstone_is_its_header() -> None:
     rows = codec.tombstones(codec.record_dtype((4, 3, 2), 2), np.array([0x0123456789ABCDEF], np.uint64))
     assert codec.stored_bytes(rows) == [bytes.fromhex("01018000efcdab8967452301")]

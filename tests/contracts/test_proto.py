@@ -46,6 +46,7 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "candidates_found": (4, "uint32"),
         "columns_asked": (5, "uint32"),
         "columns_found": (6, "uint32"),
+        "behaviours_source": (20, "BehaviourSource"),
     },
     "Timings": {
         "queue_ms": (1, "double"),
@@ -98,9 +99,31 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "reason": (4, "string"),
         "updated_ms": (5, "int64"),
     },
+    "Event": {
+        "user_id": (1, "string"),
+        "item_id": (2, "string"),
+        "timestamp_ms": (3, "optional int64"),
+        "event_id": (4, "optional string"),
+        "kind": (5, "optional string"),
+    },
+    "AppendEventsRequest": {"events": (1, "repeated Event")},
+    "AppendEventsReceipt": {
+        "appended": (1, "uint32"),
+        "duplicates": (2, "uint32"),
+        "too_old": (3, "uint32"),
+        "forgotten": (4, "uint32"),
+        "ignored": (5, "uint32"),
+    },
+    "ForgetUserRequest": {"user_id": (1, "string")},
+    "ForgetUserReceipt": {
+        "user_id": (1, "string"),
+        "behaviours": (2, "uint32"),
+        "forgotten_ms": (3, "int64"),
+    },
 }
 ENUMS = {
     "CandidateStatus": ["UNSPECIFIED", "OK", "COLD", "MISSING"],
+    "BehaviourSource": ["UNSPECIFIED", "REQUEST", "STORED"],
     "ItemState": ["UNSPECIFIED", "QUEUED", "ENCODING", "SCOREABLE", "DELETED", "DEAD"],
 }
 SERVICES = {
@@ -112,6 +135,10 @@ SERVICES = {
         "Push": ("PushRequest", "PushReceipt"),
         "Delete": ("DeleteRequest", "PushReceipt"),
         "GetStatus": ("GetStatusRequest", "ItemStatus"),
+    },
+    "Events": {
+        "Append": ("AppendEventsRequest", "AppendEventsReceipt"),
+        "Forget": ("ForgetUserRequest", "ForgetUserReceipt"),
     },
 }
 

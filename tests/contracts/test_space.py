@@ -10,9 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.codec import CONTENT_FP16, CONTENT_INT8
 from contracts.errors import InvalidInput, SpaceMismatch, UnknownVersion, shown
 from contracts.items import AttributeField
-from contracts.space import Modality, Space, parse_header, same_space, space_from_json
+from contracts.ranker_spec import RankerSpec
+from contracts.schema import FeatureSchema
+from contracts.space import (
+    MAX_BUCKETS,
+    Modality,
+    Space,
+    buckets_for,
+    parse_header,
+    same_space,
+    space_from_json,
+)
 
 SPACE = Space(
     "ab" * 32,
@@ -24,14 +35,22 @@ SPACE = Space(
 def test_header_is_this_literal() -> None:
     assert SPACE.header() == (
         b'{"attributes":[{"kind":"categorical","name":"genres","slots":3},'
-        b'{"kind":"numeric","name":"year","slots":1}],"buckets":0,"codec":"content_int8",'
+        b'{"kind":"numeric","name":"year","slots":1}],"buckets":8448,"codec":"content_int8",'
         b'"encoder_digest":"' + b"ab" * 32 + b'","modalities":[{"dim":4,"name":"text"},'
-        b'{"dim":3,"name":"image"},{"dim":2,"name":"fused"}],"rotation":"none","version":1}'
+        b'{"dim":3,"name":"image"},{"dim":2,"name":"fused"}],"rotation":"none","version":2}'
     )
 
 
 def test_id_is_this_literal() -> None:
-    assert SPACE.id == "f903b9d92b1b29e4"
+    assert SPACE.id == "b246bec36e70e20b"
+
+
+@pytest.mark.parametrize(
+    ("rows", "buckets"),
+    [(0, 256), (3072, 256), (3073, 512), (200_000, 16_896), (16_000_000, 1_333_504), (10**12, MAX_BUCKETS)],
+)
+def test_buckets_hold_about_twelve_rows(rows: int, buckets: int) -> None:
+    assert buckets_for(rows) == buckets
 
 
 def test_layout_follows_from_the_header() -> None:
@@ -68,6 +87,16 @@ def test_every_identity_field_changes_the_id(changed: dict[str, Any]) -> None:
         same_space(SPACE.id, other.id, "test")
 
 
+def test_a_space_of_halves_is_another_space_and_is_read_back() -> None:
+    eight, halves = (Space("e" * 64, (Modality("text", 8),), codec=c) for c in (CONTENT_INT8, CONTENT_FP16))
+    assert eight.id != halves.id
+    assert b'"codec":"content_fp16"' in halves.header()
+    assert parse_header(halves.header()) == halves
+    assert (eight.dtype.itemsize, halves.dtype.itemsize) == (12 + 4 + 8, 12 + 4 + 16)
+    with pytest.raises(InvalidInput, match=r"space\.codec: is not read by rankers"):
+        RankerSpec({"name": "din"}, halves, FeatureSchema(8, 16, ()), 1)
+
+
 @pytest.mark.parametrize(("name", "value"), [("codec", "content_int4"), ("rotation", "hadamard")])
 def test_identity_fields_with_one_value_today_are_in_the_header_and_others_refused(
     name: str, value: str
@@ -93,7 +122,7 @@ names = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
         | st.builds(AttributeField, names, st.just("numeric")),
         max_size=5,
     ),
-    st.integers(0, 2**40),
+    st.integers(1, MAX_BUCKETS),
 )
 @settings(max_examples=60, deadline=None)
 def test_header_round_trips(
@@ -109,7 +138,7 @@ def test_equal_spaces_may_meet() -> None:
     same_space(SPACE.id, parse_header(SPACE.header()).id, "test")
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
 def test_unknown_header_version_is_refused(version: object) -> None:
     with pytest.raises(UnknownVersion, match="space header"):
         space_from_json({**SPACE.to_json(), "version": version})
@@ -119,7 +148,7 @@ def test_unknown_header_version_is_refused(version: object) -> None:
     "header",
     [
         *(b"", b"{", b"[" * 100_000, b"\xff\xfe", b"[]", b"null", b'"text"'),
-        b'{"version":1,"codec":"content_int8"}',
+        b'{"version":2,"codec":"content_int8"}',
     ],
     ids=shown,
 )
@@ -140,7 +169,8 @@ def test_what_is_no_header_is_refused(header: bytes) -> None:
         ("attributes", [{"name": "year", "kind": "odd", "slots": 1}]),
         ("attributes", [{"name": "year", "kind": "numeric", "slots": 2}]),
         ("attributes", [{"name": "year", "kind": "categorical", "slots": 65}]),
-        ("buckets", -1),
+        ("buckets", 0),
+        ("buckets", MAX_BUCKETS + 1),
         ("buckets", float("inf")),
         ("buckets", "many"),
         ("codec", None),

@@ -29,7 +29,7 @@ MESSAGE_HEX = (
     "5257"  # RW
     "01"  # version
     "00"  # reserved
-    "ccdff84eb6fe7dfd"  # space id
+    "f3e4fd571bd838ee"  # space id
     "0807060504030201"  # committed_ms
     "02000000"  # count
     "12000000"  # record_bytes: 12 + 4 + 2

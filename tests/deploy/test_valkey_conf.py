@@ -15,7 +15,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from contracts.errors import Unavailable
-from param_server.connection import check_durable, check_policy, connect
+from param_server.connection import check_durable, check_layout, check_policy, connect
 from param_server.embedded import find_binary
 from param_server.settings import StoreSettings
 
@@ -58,6 +58,7 @@ async def configured() -> AsyncIterator[Redis]:
 async def test_the_doors_checks_accept_it(configured: Redis) -> None:
     assert await check_durable(configured) == "always"
     await check_policy(configured)
+    await check_layout(configured, 8_192)
     expected = {"save": "", "maxmemory-policy": "noeviction", "protected-mode": "no"}
     found = {name: (await configured.config_get(name))[name] for name in expected}
     assert found == expected

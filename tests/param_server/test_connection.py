@@ -12,8 +12,18 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from contracts.codec import ID_INT8
 from contracts.errors import DeadlineExceeded, InvalidInput, Unavailable
-from param_server.connection import answers, check_durable, check_policy, connect, redacted, redis_errors
+from contracts.manifest import IdTable
+from param_server.connection import (
+    answers,
+    check_durable,
+    check_layout,
+    check_policy,
+    connect,
+    redacted,
+    redis_errors,
+)
 from param_server.embedded import EmbeddedServer
 from param_server.settings import StoreSettings
 from param_server.store import Store
@@ -44,6 +54,39 @@ async def test_a_policy_that_would_evict_is_refused_with_its_fix(own: EmbeddedSe
         await check_policy(redis)
         await redis.config_set("maxmemory-policy", "volatile-lru")
         await check_policy(redis)
+
+
+async def test_a_server_that_would_not_pack_rows_is_refused_with_its_fix(own: EmbeddedServer) -> None:
+    async with connect(own.url, StoreSettings()) as redis:
+        await check_layout(redis, 8_192)
+        await redis.config_set("hash-max-listpack-value", 64)
+        await redis.config_set("hash-max-listpack-entries", 16)
+        with pytest.raises(Unavailable, match="value is 64, rows need 408: ") as refused:
+            await check_layout(redis, 408)
+        await run_the_fix(redis, str(refused.value))
+        await check_layout(redis, 408)
+        with pytest.raises(Unavailable, match="value is 8192, rows need 9000: ") as refused:
+            await check_layout(redis, 9_000)
+        await run_the_fix(redis, str(refused.value))
+        await check_layout(redis, 9_000)
+        await redis.config_set("hash-max-listpack-value", 255)
+        with pytest.raises(Unavailable, match="value is 255, rows need 256: "):  # ids are in the block too
+            await Store(redis).create_space(make_space(dim=2))
+        with pytest.raises(Unavailable, match="run: CONFIG SET hash-max-listpack-value"):
+            await Store(redis).seal_id_table(IdTable("t", ID_INT8, 16, 0))
+
+
+async def test_a_server_that_hides_its_layout_is_logged(
+    own: EmbeddedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connect(own.url, StoreSettings()) as redis:
+        await redis.execute_command(  # type: ignore[no-untyped-call]
+            *("ACL", "SETUSER", "reader", "on", ">secret", "~*", "+@all", "-config")
+        )
+        async with connect(own.url.replace("unix://", "unix://reader:secret@"), StoreSettings()) as reader:
+            await check_layout(reader, 408)
+    assert "hash-max-listpack-value is at least 408" in caplog.text
+    assert "hash-max-listpack-entries is at least 48" in caplog.text
 
 
 async def test_durability_is_told_or_refused_with_its_fix(own: EmbeddedServer) -> None:

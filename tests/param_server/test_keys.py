@@ -1,23 +1,44 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from contracts.errors import InvalidInput, TooLarge
 from param_server import keys
-from param_server.mget import pack_mget
+from param_server.hget import pack_hget
 
 
-def test_keys_of_records_are_pinned() -> None:
-    assert keys.record_prefix("00112233aabbccdd") == b"rc1:r:00112233aabbccdd:"
-    assert keys.spaces() == b"rc1:{c}:spaces"
-    assert keys.high_water() == b"rc1:{c}:high_water"
-    assert keys.scenes() == b"rc1:{c}:scenes"
-    assert keys.generations() == b"rc1:{c}:generations"
+def test_keys_are_pinned() -> None:
+    family = keys.records("00112233aabbccdd", 16_896)
+    assert family.key_of(b"item") == b"rc2:r:{00112233aabbccdd.1e}:0017"  # 0x1f1b251e modulo 16,896
+    assert family.keys(np.array([0, 255, 256, 0xABCDEF])) == [
+        b"rc2:r:{00112233aabbccdd.00}:0000",
+        b"rc2:r:{00112233aabbccdd.ff}:0000",
+        b"rc2:r:{00112233aabbccdd.00}:0001",
+        b"rc2:r:{00112233aabbccdd.ef}:abcd",
+    ]
+    assert family.shard_keys[255] == b"rc2:m:{00112233aabbccdd.ff}"
+    assert len(family.shard_keys) == 256
+    assert keys.spaces() == b"rc2:{c}:spaces"
+    assert keys.high_water() == b"rc2:{c}:high_water"
+    assert keys.scenes() == b"rc2:{c}:scenes"
+    assert keys.generations() == b"rc2:{c}:generations"
 
 
-def test_names_of_id_tables_cannot_run_into_ids() -> None:
-    assert keys.id_row_prefix("a") + b"b:c" != keys.id_row_prefix("a:b") + b"c"
-    assert len(keys.id_row_prefix("x" * 300)) == len(keys.id_row_prefix("x")) == len(b"rc1:i:") + 16 + 1
+def test_a_small_family_has_as_many_shards_as_buckets() -> None:
+    family = keys.records("0" * 16, 7)
+    assert len(family.shard_keys) == 7
+    buckets = family.buckets_of([b"%d" % i for i in range(100)])
+    assert set(buckets.tolist()) == set(range(7))
+    assert {key[:28] for key in family.keys(buckets)} == {
+        b"rc2:r:{%s.%02x}:" % (b"0" * 16, i) for i in range(7)
+    }
+
+
+def test_any_name_of_an_id_table_is_safe() -> None:
+    one, other = keys.id_rows("a", 10), keys.id_rows("x{" * 300, 10)
+    assert one.key_bytes == other.key_bytes == len(one.key_of(b"i"))
+    assert not set(one.shard_keys) & set(other.shard_keys)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +63,10 @@ def test_a_bad_id_is_named_by_its_place(item_id: object, error: type[Exception])
         keys.id_bytes(["good", item_id])  # type: ignore[list-item]
 
 
-def test_a_packed_mget_is_the_protocol_byte_for_byte() -> None:
-    assert pack_mget([b"p:", b"q:"], [b"a", b"bc\r\n"]) == (
-        b"*5\r\n$4\r\nMGET\r\n$3\r\np:a\r\n$6\r\np:bc\r\n\r\n$3\r\nq:a\r\n$6\r\nq:bc\r\n\r\n"
+def test_packed_commands_are_the_protocol_byte_for_byte() -> None:
+    family = keys.records("0" * 16, 1)
+    key = b"$32\r\nrc2:r:{0000000000000000.00}:0000\r\n"
+    assert pack_hget(family, [b"a", b"\r\n" * 20]) == (
+        b"*3\r\n$4\r\nHGET\r\n" + key + b"$1\r\na\r\n"
+        b"*3\r\n$4\r\nHGET\r\n" + key + b"$40\r\n" + b"\r\n" * 20 + b"\r\n"
     )

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
+from contracts.bundle import Bundle
 from contracts.errors import Conflict, InvalidInput, RepcenterError, Unavailable
+from contracts.guard import Guard, GuardLimits
 from contracts.items import Item
 from param_server.offline import OfflineTable
 from param_server.settings import StoreSettings
@@ -218,3 +220,12 @@ async def test_a_watermark_from_before_the_snapshot_loses_to_pushes_since(
     assert stored.tolist() == [live.sequence, watermark]
     with pytest.raises(InvalidInput, match="watermark: must be above"):
         await backfill(catalogue(3), encoder, store, redis, str(tmp_path), watermark=watermark)
+
+
+async def test_flagged_rows_are_counted(redis: Redis, tmp_path: Path, bundle: Bundle) -> None:
+    encoder = Encoder.open(str(bundle.path), bundle.digest)
+    encoder.guard = Guard({}, GuardLimits(cosine_error=0.0))
+    store, items = Store(redis), [Item(f"i{n}", {"title": f"film {n}"}) for n in range(7)]
+    report = await backfill(items, encoder, store, redis, str(tmp_path), batch_size=3)
+    assert report.flagged == {"text": 7, "image": 0, "fused": 7}  # no item has a picture
+    assert (await store.fetch(encoder.space, None, ["i0"])).records["guard"].tolist() == [0b101]

@@ -8,6 +8,7 @@ import pytest
 from contracts.bundle import Bundle, seal, write_golden
 from contracts.codec import decode_vectors
 from contracts.errors import BrokenBundle, InvalidInput
+from contracts.guard import Guard, GuardLimits
 from contracts.items import AttributeValue, Item, attribute_slots
 from realtime_infer.encoder import Encoder
 from realtime_infer.isolate import encode_isolated
@@ -110,3 +111,22 @@ def test_an_item_on_which_the_graph_raises_is_found(tmp_path: Path) -> None:
     assert rows["sequence"].tolist() == [1, 2, 3, 4, 6, 7, 8, 9]
     assert list(failures) == [4]
     assert "the encoder failed on it" in str(failures[4])
+
+
+def test_rows_that_lose_too_much_are_flagged(bundle: Bundle) -> None:
+    encoder = Encoder.open(str(bundle.path), bundle.digest)
+    assert [block.shape[1] for block in encoder.guard.probes.values()] == [16, 16, 16]
+    encoded = encoder.encode([Item("t", {"title": "Heat"}), Item("b", {"title": "Heat"}, image=RED)])
+    sequences = np.ones(2, np.uint64)
+    assert encoder.records(encoded, sequences)["guard"].tolist() == [0, 0]
+    encoder.guard = Guard(encoder.guard.probes, GuardLimits(cosine_error=0.0))
+    assert encoder.records(encoded, sequences)["guard"].tolist() == [0b101, 0b111]
+
+
+def test_a_bundle_without_probes_is_held_to_the_cosine_error(bundle: Bundle, tmp_path: Path) -> None:
+    for name in bundle.manifest.files:
+        if name != "probes.npz":
+            (tmp_path / name).write_bytes(bundle.file(name).read_bytes())
+    older = seal(tmp_path, "encoder", bundle.manifest.content)
+    encoder = Encoder.open(str(tmp_path), older.digest)
+    assert (dict(encoder.guard.probes), encoder.guard.limits) == ({}, GuardLimits())

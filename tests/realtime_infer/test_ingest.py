@@ -13,6 +13,7 @@ from contracts.items import Item
 from param_server.connection import connect
 from param_server.embedded import EmbeddedServer
 from param_server.settings import StoreSettings
+from realtime_infer.app import open_door
 from realtime_infer.ingest import Ingest
 from realtime_infer.push_entry import decode_entry
 from realtime_infer.push_status import PushState
@@ -166,3 +167,14 @@ async def test_a_server_that_is_gone_is_said_so(tmp_path: Path, encoder_settings
     with pytest.raises(Unavailable):
         await Ingest(redis, encoder_settings).push(titled("a"))
     await redis.aclose()
+
+
+async def test_a_door_is_refused_where_the_tables_server_may_drop_rows(
+    server: EmbeddedServer, encoder_settings: EncoderSettings, tmp_path: Path
+) -> None:
+    evicting = ("--maxmemory-policy", "allkeys-lfu")
+    with EmbeddedServer.start(tmp_path, extra_args=evicting) as table:
+        settings = StoreSettings(redis_url=table.url, stream_url=server.url)
+        with pytest.raises(Unavailable, match="maxmemory-policy is allkeys-lfu"):
+            async with open_door(encoder_settings, settings):
+                raise AssertionError("the door opened")

@@ -362,6 +362,8 @@ async def test_a_worker_follows_the_generation_of_its_scene(
         metrics = (await client.get(f"{url}/metrics")).text
     assert 'repcenter_settled_total{code="",state="scoreable"}' in metrics
     assert "repcenter_worker_ready 1.0" in metrics
+    assert "repcenter_rows_total " in metrics
+    assert 'repcenter_rows_flagged_total{modality="fused"} 0.0' in metrics
 
 
 async def test_a_lost_group_is_made_again(

@@ -20,6 +20,7 @@ from contracts.space import Modality, Space
 from contracts.window import Window
 from param_server import keys
 from param_server.generations import Generations
+from param_server.hget import hget
 from param_server.id_rows import read_id_rows
 from param_server.settings import StoreSettings
 from param_server.store import Store
@@ -51,13 +52,14 @@ class World:
     generation: Generation
 
     async def records(self) -> dict[str, bytes]:
-        return await self._rows(keys.record_prefix(SPACE.id), WITH_CONTENT)
+        return await self._rows(keys.records(SPACE.id, SPACE.buckets), WITH_CONTENT)
 
     async def id_rows(self) -> dict[str, bytes]:
-        return await self._rows(keys.id_row_prefix(self.generation.id_table.name), WITH_ID_ROW)
+        table = self.generation.id_table
+        return await self._rows(keys.id_rows(table.name, table.rows), WITH_ID_ROW)
 
-    async def _rows(self, prefix: bytes, item_ids: list[str]) -> dict[str, bytes]:
-        values = await self.redis.mget([prefix + item_id.encode() for item_id in item_ids])
+    async def _rows(self, family: keys.Family, item_ids: list[str]) -> dict[str, bytes]:
+        values = await hget(self.redis, [family], keys.id_bytes(item_ids))
         return {i: v for i, v in zip(item_ids, values, strict=True) if isinstance(v, bytes)}
 
     async def publish(self, bundle: Bundle, **changes: object) -> str:

@@ -99,7 +99,9 @@ async def test_a_kept_connection_answers_at_once(running: RunningScorer) -> None
 
 async def test_an_error_of_ours_tells_nothing_of_our_insides(running: RunningScorer, world: World) -> None:
     """A stored row of a wrong length is our fault: 500 and INTERNAL, other items go on."""
-    await world.redis.set(keys.record_prefix(world.generation.space.id) + b"item-1", b"\1\1" + b"x" * 30)
+    space = world.generation.space
+    bucket = keys.records(space.id, space.buckets).key_of(b"item-1").decode()
+    await world.redis.hset(bucket, "item-1", b"\1\1" + b"x" * 30)
     async with httpx.AsyncClient(base_url=running.http_url) as http:
         answer = await http.post("/v1/score", json={"candidates": ["item-1"]})
         assert answer.status_code == 500

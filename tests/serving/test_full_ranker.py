@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -139,10 +139,12 @@ async def test_every_input_of_a_request_counts(running: RunningScorer, name: str
 
 async def test_the_evidence_behind_an_id_row_counts(running: RunningScorer, world: World) -> None:
     before = (await running.scorer.score(ALL)).scores
-    key = keys.id_row_prefix(world.generation.id_table.name) + COLD[1].encode()
-    row = await world.redis.get(key)
-    assert isinstance(row, bytes)
-    await world.redis.set(key, row[:2] + np.float16(9).tobytes() + row[4:])  # 8,100 examples
+    table, item_id = world.generation.id_table, COLD[1].encode()
+    family = keys.id_rows(table.name, table.rows)
+    key = family.key_of(item_id)
+    row = (await world.id_rows())[COLD[1]]
+    changed = row[:2] + np.float16(9).tobytes() + row[4:]  # 8,100 examples
+    await cast(Any, world.redis.hset(cast(str, key), cast(str, item_id), cast(str, changed)))
     moved = np.abs((await running.scorer.score(ALL)).scores - before) > 1e-4
     assert [ALL.candidates[n] for n in np.flatnonzero(moved).tolist()] == [COLD[1]]
 

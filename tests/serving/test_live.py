@@ -252,3 +252,26 @@ async def _logged(caplog: pytest.LogCaptureFixture, text: str) -> bool:
 async def _metrics(running: RunningScorer) -> str:
     async with httpx.AsyncClient(base_url=running.http_url) as http:
         return (await http.get("/metrics")).text
+
+
+async def test_a_scorer_is_not_ready_while_its_server_may_drop_rows(
+    world: World, scorer_settings: ScorerSettings, settings: StoreSettings
+) -> None:
+    await world.redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        async with open_scorer(scorer_settings, settings) as scorer:
+            with pytest.raises(Unavailable):
+                await scorer.readiness.check()
+
+            async def refused() -> bool:
+                try:
+                    await scorer.readiness.check()
+                except Unavailable as error:
+                    return "run: CONFIG SET maxmemory-policy noeviction" in str(error)
+                return False
+
+            await until(refused)
+            await world.redis.config_set("maxmemory-policy", "noeviction")
+            await until(scorer.readiness.is_ready)
+    finally:
+        await world.redis.config_set("maxmemory-policy", "noeviction")

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from contracts.bundle import Bundle, open_bundle, sha256_of
 from contracts.encoder_spec import EncoderSpec, encoder_spec_from_json
 from contracts.errors import InvalidInput
+from contracts.guard import PROBES, PROBES_FILE, read_guard
 from contracts.images import decode_image
 from contracts.items import AttributeField, Item, tokenise
 from contracts.onnx_model import OnnxModel, replay
@@ -109,6 +110,11 @@ def test_the_bundle_opens_and_replays(
     assert spec.attributes == FIELDS
     assert spec.space(bundle.digest).dims == (16, 16, 16)
     assert replay(bundle, models(bundle, spec), spec.tolerance) <= 1e-6
+    guard = read_guard(bundle.file(PROBES_FILE), spec.space(bundle.digest))
+    assert sorted(guard.probes) == ["fused", "image", "text"]
+    for probes in guard.probes.values():
+        assert 0 < len(probes) <= PROBES
+        np.testing.assert_allclose(np.linalg.norm(probes, axis=1), 1, atol=1e-5)
     golden = bundle.golden()
     assert golden["head"][0]["has_image"].tolist()[-1] is False
     assert len(golden["text"][0]["input_ids"]) == len(golden["image"][0]["pixels"]) == 4
@@ -171,7 +177,7 @@ def test_the_report_counts_what_was_there(
 def test_equal_seeds_give_equal_graphs_and_items_left_out_change_them(
     trained: tuple[Bundle, EncoderReport, list[tuple[str, int, int]]], tmp_path: Path
 ) -> None:
-    graphs = ("text.onnx", "image.onnx", "head.onnx")
+    graphs = ("text.onnx", "image.onnx", "head.onnx", "probes.npz")
 
     def digests(bundle: Bundle) -> list[str]:
         return [bundle.manifest.files[name].sha256 for name in graphs]

@@ -17,13 +17,14 @@ from tokenizers import Tokenizer
 from contracts.bundle import Bundle, seal, write_golden
 from contracts.encoder_spec import EncoderSpec
 from contracts.errors import InvalidInput
+from contracts.guard import PROBES_FILE, Guard, write_guard
 from contracts.items import AttributeField, Item, TextTemplate
 from contracts.onnx_model import OnnxModel, replay
 from contracts.towers import Towers
 from training.item_features import Rows, image_features, text_features
 from training.recipes.csft import CsftReport, train_head
 from training.recipes.csft_config import CsftConfig
-from training.recipes.encoder_graphs import export_head, export_image_tower, golden, golden_rows
+from training.recipes.encoder_graphs import export_head, export_image_tower, golden, golden_rows, probes
 from training.recipes.image_tower import ImageTowerConfig, ImageTowerReport, train_image_tower
 from training.recipes.named_tower import named_tower
 from training.recipes.pair_split import Pairs
@@ -170,6 +171,8 @@ def train_encoder(
             "head": OnnxModel(directory / "head.onnx", threads=config.threads),
         }
         write_golden(directory, golden(items, texts, few, (text, image), tokenizer, spec, models))
+        guard = Guard(probes(text, image, learnt, models["head"], seed))
+        write_guard(directory / PROBES_FILE, guard)
         bundle = seal(directory, "encoder", spec.to_json())
         replay(bundle, models, spec.tolerance)
         progress("bundle", 1, 1)

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from contracts.bundle import Golden
 from contracts.encoder_spec import EncoderSpec
+from contracts.guard import PROBES, choose_probes
 from contracts.items import Item, tokenise
 from contracts.onnx_model import OnnxModel
 from training.item_features import Features, Rows, decode_rows
@@ -23,6 +24,7 @@ from training.recipes.named_tower import ImageTower
 from training.tower_export import export_graph
 
 _GOLDEN_ROWS = 4
+_PROBE_POOL = 8  # times as many items are encoded: some lack a picture or a text
 _HEAD_OUTPUTS = ("text", "image", "fused")
 
 
@@ -71,6 +73,23 @@ def golden(
         "image": (image, models["image"].run(image, [spec.image_output])),
         "head": (head, models["head"].run(head, _HEAD_OUTPUTS)),
     }
+
+
+def probes(
+    text: Features, image: Features, rows: Rows, head: OnnxModel, seed: int
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Up to PROBES unit vectors per modality of items that were learnt from, as the exported head makes them.
+
+    The guard measures against them what a row loses when it is stored (contracts.guard).
+    """
+    some = np.random.default_rng(seed).permutation(rows)[: _PROBE_POOL * PROBES]
+    inputs = {
+        "text_features": text.values[some],
+        "image_features": image.values[some],
+        "has_text": text.present[some],
+        "has_image": image.present[some],
+    }
+    return choose_probes(head.run(inputs, _HEAD_OUTPUTS), seed)
 
 
 def _head_inputs(text: Features, image: Features, rows: Rows) -> dict[str, npt.NDArray[Any]]:

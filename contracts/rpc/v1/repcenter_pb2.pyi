@@ -22,6 +22,12 @@ class ItemState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ITEM_STATE_SCOREABLE: _ClassVar[ItemState]
     ITEM_STATE_DELETED: _ClassVar[ItemState]
     ITEM_STATE_DEAD: _ClassVar[ItemState]
+
+class BehaviourSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    BEHAVIOUR_SOURCE_UNSPECIFIED: _ClassVar[BehaviourSource]
+    BEHAVIOUR_SOURCE_REQUEST: _ClassVar[BehaviourSource]
+    BEHAVIOUR_SOURCE_STORED: _ClassVar[BehaviourSource]
 CANDIDATE_STATUS_UNSPECIFIED: CandidateStatus
 CANDIDATE_STATUS_OK: CandidateStatus
 CANDIDATE_STATUS_COLD: CandidateStatus
@@ -32,6 +38,9 @@ ITEM_STATE_ENCODING: ItemState
 ITEM_STATE_SCOREABLE: ItemState
 ITEM_STATE_DELETED: ItemState
 ITEM_STATE_DEAD: ItemState
+BEHAVIOUR_SOURCE_UNSPECIFIED: BehaviourSource
+BEHAVIOUR_SOURCE_REQUEST: BehaviourSource
+BEHAVIOUR_SOURCE_STORED: BehaviourSource
 
 class Behaviour(_message.Message):
     __slots__ = ("item_id", "timestamp_ms")
@@ -91,20 +100,22 @@ class ScoreRequest(_message.Message):
     def __init__(self, scene: _Optional[str] = ..., user_id: _Optional[str] = ..., behaviours: _Optional[_Iterable[_Union[Behaviour, _Mapping]]] = ..., candidates: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ..., user: _Optional[_Mapping[str, Attribute]] = ..., context: _Optional[_Mapping[str, Attribute]] = ..., timestamp_ms: _Optional[int] = ..., query: _Optional[_Mapping[str, Vector]] = ...) -> None: ...
 
 class Completeness(_message.Message):
-    __slots__ = ("behaviours_asked", "behaviours_found", "candidates_asked", "candidates_found", "columns_asked", "columns_found")
+    __slots__ = ("behaviours_asked", "behaviours_found", "candidates_asked", "candidates_found", "columns_asked", "columns_found", "behaviours_source")
     BEHAVIOURS_ASKED_FIELD_NUMBER: _ClassVar[int]
     BEHAVIOURS_FOUND_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_ASKED_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FOUND_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_ASKED_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FOUND_FIELD_NUMBER: _ClassVar[int]
+    BEHAVIOURS_SOURCE_FIELD_NUMBER: _ClassVar[int]
     behaviours_asked: int
     behaviours_found: int
     candidates_asked: int
     candidates_found: int
     columns_asked: int
     columns_found: int
-    def __init__(self, behaviours_asked: _Optional[int] = ..., behaviours_found: _Optional[int] = ..., candidates_asked: _Optional[int] = ..., candidates_found: _Optional[int] = ..., columns_asked: _Optional[int] = ..., columns_found: _Optional[int] = ...) -> None: ...
+    behaviours_source: BehaviourSource
+    def __init__(self, behaviours_asked: _Optional[int] = ..., behaviours_found: _Optional[int] = ..., candidates_asked: _Optional[int] = ..., candidates_found: _Optional[int] = ..., columns_asked: _Optional[int] = ..., columns_found: _Optional[int] = ..., behaviours_source: _Optional[_Union[BehaviourSource, str]] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("queue_ms", "fetch_ms", "assemble_ms", "run_ms", "total_ms")
@@ -253,3 +264,53 @@ class ItemStatus(_message.Message):
     reason: str
     updated_ms: int
     def __init__(self, item_id: _Optional[str] = ..., state: _Optional[_Union[ItemState, str]] = ..., sequence: _Optional[int] = ..., reason: _Optional[str] = ..., updated_ms: _Optional[int] = ...) -> None: ...
+
+class Event(_message.Message):
+    __slots__ = ("user_id", "item_id", "timestamp_ms", "event_id", "kind")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_MS_FIELD_NUMBER: _ClassVar[int]
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    item_id: str
+    timestamp_ms: int
+    event_id: str
+    kind: str
+    def __init__(self, user_id: _Optional[str] = ..., item_id: _Optional[str] = ..., timestamp_ms: _Optional[int] = ..., event_id: _Optional[str] = ..., kind: _Optional[str] = ...) -> None: ...
+
+class AppendEventsRequest(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[Event]
+    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ...) -> None: ...
+
+class AppendEventsReceipt(_message.Message):
+    __slots__ = ("appended", "duplicates", "too_old", "forgotten", "ignored")
+    APPENDED_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    TOO_OLD_FIELD_NUMBER: _ClassVar[int]
+    FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
+    IGNORED_FIELD_NUMBER: _ClassVar[int]
+    appended: int
+    duplicates: int
+    too_old: int
+    forgotten: int
+    ignored: int
+    def __init__(self, appended: _Optional[int] = ..., duplicates: _Optional[int] = ..., too_old: _Optional[int] = ..., forgotten: _Optional[int] = ..., ignored: _Optional[int] = ...) -> None: ...
+
+class ForgetUserRequest(_message.Message):
+    __slots__ = ("user_id",)
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    def __init__(self, user_id: _Optional[str] = ...) -> None: ...
+
+class ForgetUserReceipt(_message.Message):
+    __slots__ = ("user_id", "behaviours", "forgotten_ms")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    BEHAVIOURS_FIELD_NUMBER: _ClassVar[int]
+    FORGOTTEN_MS_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    behaviours: int
+    forgotten_ms: int
+    def __init__(self, user_id: _Optional[str] = ..., behaviours: _Optional[int] = ..., forgotten_ms: _Optional[int] = ...) -> None: ...

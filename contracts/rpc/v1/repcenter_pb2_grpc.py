@@ -307,3 +307,123 @@ class Items:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class EventsStub:
+    """The write door: what users did.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Append = channel.unary_unary(
+                '/repcenter.v1.Events/Append',
+                request_serializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.AppendEventsRequest.SerializeToString,
+                response_deserializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.AppendEventsReceipt.FromString,
+                _registered_method=True)
+        self.Forget = channel.unary_unary(
+                '/repcenter.v1.Events/Forget',
+                request_serializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ForgetUserRequest.SerializeToString,
+                response_deserializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ForgetUserReceipt.FromString,
+                _registered_method=True)
+
+
+class EventsServicer:
+    """The write door: what users did.
+    """
+
+    def Append(self, request, context):
+        """Appends to the users' behaviours. The answer is given once they are on disk.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Forget(self, request, context):
+        """Deletes all behaviours of a user; events from before it are refused from then on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_EventsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Append': grpc.unary_unary_rpc_method_handler(
+                    servicer.Append,
+                    request_deserializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.AppendEventsRequest.FromString,
+                    response_serializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.AppendEventsReceipt.SerializeToString,
+            ),
+            'Forget': grpc.unary_unary_rpc_method_handler(
+                    servicer.Forget,
+                    request_deserializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ForgetUserRequest.FromString,
+                    response_serializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ForgetUserReceipt.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'repcenter.v1.Events', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('repcenter.v1.Events', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Events:
+    """The write door: what users did.
+    """
+
+    @staticmethod
+    def Append(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/repcenter.v1.Events/Append',
+            contracts_dot_rpc_dot_v1_dot_repcenter__pb2.AppendEventsRequest.SerializeToString,
+            contracts_dot_rpc_dot_v1_dot_repcenter__pb2.AppendEventsReceipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/repcenter.v1.Events/Forget',
+            contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ForgetUserRequest.SerializeToString,
+            contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ForgetUserReceipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -1,0 +1,112 @@
+"""The words of `repcenter table` and `plan-memory`; what they do is in cli.table and cli.plan_memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+table_app = typer.Typer(help="The tables: look, load, export, compare.", no_args_is_help=True)
+
+VarDir = Annotated[Path, typer.Option("--var", help="Directory of everything that is written.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+IdTableName = Annotated[str | None, typer.Option("--id-table", help="An ID table by name, not a space.")]
+SpaceId = Annotated[str | None, typer.Option("--space", help="A space by the beginning of its id.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Begin again, whatever an interrupted load did.")]
+DEFAULT_VAR = Path("var")
+
+
+@table_app.command("inspect")
+def inspect(
+    scan: Annotated[
+        bool, typer.Option("--scan", help="Read every record too: deleted, missing, flagged.")
+    ] = False,
+    var: VarDir = DEFAULT_VAR,
+    json: Json = False,
+) -> None:
+    """Spaces and ID tables: rows, bytes, the newest sequence, what the server says of its memory."""
+    from cli.table import print_tables
+
+    print_tables(var, scan, json)
+
+
+@table_app.command("get")
+def get(
+    item_id: str,
+    space: SpaceId = None,
+    id_table: IdTableName = None,
+    var: VarDir = DEFAULT_VAR,
+    json: Json = False,
+) -> None:
+    """One item's record in every space and its row in every ID table, decoded."""
+    from cli.table import print_item
+
+    print_item(var, item_id, space, id_table, json)
+
+
+@table_app.command("load")
+def load(
+    path: Annotated[
+        Path | None, typer.Argument(help="Records (a file or a directory) or, with --id-table, ID rows.")
+    ] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Vectors made elsewhere: item_id and columns of lists of floats.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="With --vectors: what made them.")] = "",
+    version: Annotated[str, typer.Option(help="With --vectors: changes when they cease to compare.")] = "1",
+    codec: Annotated[str, typer.Option(help="With --vectors: int8, or fp16 (no ranker reads it).")] = "int8",
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option("--attribute", "-a", help="With --vectors: NAME:numeric or NAME:categorical:SLOTS."),
+    ] = None,
+    capacity: Annotated[
+        int | None, typer.Option(min=1, help="With --vectors: items that a new space is made for.")
+    ] = None,
+    offline: Annotated[
+        str | None, typer.Option(help="With --vectors: root of the offline table; empty for none.")
+    ] = None,
+    id_table: IdTableName = None,
+    restart: Restart = False,
+    var: VarDir = DEFAULT_VAR,
+    json: Json = False,
+) -> None:
+    """Parquet into the tables, resumed where it stopped; a newer record always stays."""
+    from cli.table import load_table, load_vectors
+
+    if (path is None) == (vectors is None):
+        raise typer.BadParameter("name either a file of records or --vectors")
+    if path is not None:
+        load_table(var, path, id_table, restart, json)
+    elif vectors is not None:
+        if not name:
+            raise typer.BadParameter("vectors need a --name", param_hint="--name")
+        load_vectors(var, vectors, name, version, codec, attribute or [], capacity, offline, restart, json)
+
+
+@table_app.command("export")
+def export(
+    path: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
+    space: SpaceId = None,
+    id_table: IdTableName = None,
+    var: VarDir = DEFAULT_VAR,
+    json: Json = False,
+) -> None:
+    """A space, deletions included, or an ID table into a file that `table load` takes."""
+    from cli.table import export_table
+
+    export_table(var, path, space, id_table, json)
+
+
+@table_app.command("verify")
+def verify(
+    path: Annotated[Path, typer.Argument(help="Records (a file or a directory) or, with --id-table, rows.")],
+    sample: Annotated[int | None, typer.Option(min=1, help="About so many rows instead of all.")] = None,
+    id_table: IdTableName = None,
+    var: VarDir = DEFAULT_VAR,
+    json: Json = False,
+) -> None:
+    """A table against its source: missing, older, different, extra rows. Exit status 1 where any."""
+    from cli.table import verify_table
+
+    verify_table(var, path, id_table, sample, json)

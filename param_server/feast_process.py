@@ -1,0 +1,79 @@
+"""Feast beside us: `feast_bench.py` in an environment and a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from contracts.errors import Unavailable
+from param_server import feast_bench
+from param_server.bench_server import serving
+
+FEAST = "feast[redis]==0.67.0"
+T = TypeVar("T")
+
+
+class Feast:
+    """Feast in an environment and a process of its own, its rows on a server of its own of the same kind."""
+
+    def __init__(self, directory: Path, file: Path, address: str) -> None:
+        python = str(directory / "bin" / "python")
+        table = pq.read_table(file)
+        rows = file.with_name("feast.parquet")
+        columns = {"item_id": table["item_id"], "row": table["record"].cast(pa.binary())}
+        pq.write_table(pa.table(columns), rows)
+        if not Path(python).exists():
+            subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True, capture_output=True)
+            install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", FEAST]
+            subprocess.run(install, check=True, capture_output=True, timeout=900)
+        self._errors = file.with_name("feast.log")
+        with self._errors.open("wb") as log:
+            self._process = subprocess.Popen(
+                [python, feast_bench.__file__, str(rows), address],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        self.load_records_per_s = self._answer()
+
+    def read(self, count: int) -> float:
+        """Seconds of one read of `count` rows."""
+        if self._process.stdin is not None:
+            self._process.stdin.write(f"{count}\n")
+            self._process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _answer(self) -> float:
+        line = self._process.stdout.readline() if self._process.stdout is not None else ""
+        if not line:
+            self.close()
+            raise Unavailable(f"Feast: {self._errors.read_text(errors='replace')[-300:].strip()}")
+        return float(line)
+
+
+async def with_feast(
+    directory: Path, file: Path, binary: Path, read: Callable[[Feast], Awaitable[T]]
+) -> tuple[T | None, str]:
+    """What `read` finds with Feast beside it, and which Feast that was; or None and why."""
+    try:
+        with serving(file.parent, binary) as (_, address):
+            feast = await asyncio.to_thread(Feast, directory, file, address)
+            try:
+                return await read(feast), FEAST
+            finally:
+                feast.close()
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError, Unavailable) as error:
+        said = getattr(error, "stderr", None) or b""
+        return None, f"{error} {said.decode(errors='replace')[-300:]}".strip()
