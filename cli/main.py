@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli.table_commands import table_app
+from cli.table_commands import plan_memory, table_app
 
 app = typer.Typer(
     name="repcenter",
@@ -30,6 +30,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(results_app, name="results")
 app.add_typer(events_app, name="events")
+app.command("plan-memory")(plan_memory)
 
 VarDir = Annotated[Path, typer.Option("--var", help="Directory of everything that is written.")]
 Scorer = Annotated[str, typer.Option(help="Base URL of the scorer.", envvar="REPCENTER_SCORER_URL")]

@@ -106,7 +106,51 @@ def verify(
     var: VarDir = DEFAULT_VAR,
     json: Json = False,
 ) -> None:
-    """A table against its source: missing, older, different, extra rows. Exit status 1 where any."""
+    """A table against its source: missing, older, different, extra rows (then exit status 1)."""
     from cli.table import verify_table
 
     verify_table(var, path, id_table, sample, json)
+
+
+def plan_memory(
+    items: Annotated[str, typer.Option(help="Items, such as 16e6.")],
+    modalities: Annotated[int, typer.Option(min=1, max=7, help="Vectors of an item.")] = 3,
+    dim: Annotated[int, typer.Option(min=1, max=1040, help="Components of each.")] = 128,
+    attributes: Annotated[int, typer.Option(min=0, help="Attribute slots of a record.")] = 0,
+    codec: Annotated[str, typer.Option(help="int8 or fp16.")] = "int8",
+    id_bytes: Annotated[int, typer.Option(min=1, max=256, help="UTF-8 bytes of an item id.")] = 12,
+    id_dim: Annotated[int, typer.Option(min=0, help="Components of an ID row; 0: no ID tables.")] = 0,
+    user_rows: Annotated[str, typer.Option(help="ID rows of users.")] = "0",
+    users: Annotated[str, typer.Option(help="Users whose behaviours are stored.")] = "0",
+    behaviours: Annotated[int, typer.Option(min=0, help="Behaviours of a user.")] = 64,
+    cached: Annotated[str, typer.Option(help="Rows in a process's cache.")] = "0",
+    buckets: Annotated[int, typer.Option(min=0, help="Of the space; 0: those made for the items.")] = 0,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Load a sample into each installed server and compare.")
+    ] = False,
+    on_server: Annotated[
+        bool, typer.Option("--on-server", help="Load the sample into REPCENTER_REDIS_URL's, and out again.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """How much memory the tables will take on Redis and Valkey, and what a process needs to cache rows."""
+    from cli.plan_memory import count, print_plan
+    from contracts.codec import CONTENT_FP16, CONTENT_INT8
+    from param_server.planner import Catalogue
+
+    if codec not in ("int8", "fp16"):
+        raise typer.BadParameter("must be int8 or fp16", param_hint="--codec")
+    catalogue = Catalogue(
+        items=count(items, "items"),
+        dims=(dim,) * modalities,
+        attributes=attributes,
+        codec=CONTENT_INT8 if codec == "int8" else CONTENT_FP16,
+        id_bytes=id_bytes,
+        id_dim=id_dim,
+        user_rows=count(user_rows, "user-rows"),
+        users=count(users, "users"),
+        behaviours=behaviours,
+        cached=count(cached, "cached"),
+        buckets=buckets,
+    )
+    print_plan(catalogue, verify, on_server, json)

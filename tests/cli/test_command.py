@@ -39,6 +39,8 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         ["data", "check"],
         ["bench"],
         ["bench", "graph"],
+        ["table", "load"],
+        ["plan-memory"],
         ["bench", "table"],
     ],
 )

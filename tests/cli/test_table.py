@@ -148,3 +148,55 @@ def test_what_cannot_be_done_is_said_in_a_line(var: Path, words: list[str], mess
     assert told.returncode != 0
     assert message in told.stderr
     assert "Traceback" not in told.stderr
+
+
+def test_memory_is_planned_for_every_server(tmp_path: Path) -> None:
+    words = (
+        "--items",
+        "16e6",
+        "--attributes",
+        "4",
+        "--id-dim",
+        "16",
+        "--users",
+        "5e6",
+        "--behaviours",
+        "200",
+    )
+    done = plan(*words, "--cached", "1e6", "--json")
+    document = json.loads(done.stdout)
+    assert [p["server"] for p in document["plans"]] == [
+        *("redis (jemalloc)", "valkey (jemalloc)", "valkey (libc)")
+    ]
+    assert all(30 < p["total"] / 2**30 < 40 for p in document["plans"])
+    assert document["cache"]["parts"][0]["rows"] == 1_000_000
+    assert (document["checks"], done.returncode) == ([], 0)
+    assert "behaviours" in plan(*words).stdout
+
+
+def test_a_plan_is_checked_against_what_is_installed() -> None:
+    done = plan("--items", "3000", "--modalities", "2", "--verify", "--json")
+    assert done.returncode == 0, done.stderr
+    checks = json.loads(done.stdout)["checks"]
+    assert checks
+    assert all(c["holds"] and c["sample"]["items"] == 3_000 for c in checks)
+
+
+@pytest.mark.parametrize("words", [["--items", "many"], ["--items", "1.5"], ["--items", "3", "--on-server"]])
+def test_a_plan_of_nonsense_is_refused(words: list[str]) -> None:
+    done = plan(*words)
+    assert done.returncode == 1
+    assert done.stderr.startswith("repcenter: invalid:")
+
+
+def plan(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("REPCENTER_")}
+    return subprocess.run(
+        [sys.executable, "-m", "cli.main", "plan-memory", *words],
+        cwd=ROOT,
+        env=environment | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
