@@ -15,7 +15,7 @@ from training.results.bootstrap import Doubles, Users, bootstrap
 from training.results.files import read_arrays
 from training.results.log import Rows
 from training.results.runs import PREDICTIONS, Run, Settings, finished
-from training.results.variants import NOTHING, VARIANTS, Variant
+from training.results.variants import NO_VECTORS, NOTHING, VARIANTS, Variant
 
 BOOTSTRAP_DRAWS = 1_000
 _SURE = 2.0  # standard errors
@@ -84,9 +84,8 @@ class Summary:
     new_items: Mapping[int, int]
     train_rows: int
     missing: Sequence[str]
-    spaces: Mapping[
-        str, Sequence[str]
-    ]  # of vectors, by draw: more than one where they were made anew in between
+    # of the vectors that rankers read, by draw: more than one where they were made anew in between
+    spaces: Mapping[str, Sequence[str]]
 
     def line(self, name: str) -> Line | None:
         return next((line for line in self.lines if line.variant.name == name), None)
@@ -144,6 +143,8 @@ def _spaces(results: Mapping[str, Mapping[Place, dict[str, Any]]]) -> dict[str, 
     out: dict[str, set[str]] = {}
     for name, places in results.items():
         for (_, draw), result in places.items():
+            if result["vectors"] == NO_VECTORS:
+                continue
             who = f"draw {draw}" + (", oracle" if VARIANTS[name].warm else "")
             out.setdefault(who, set()).add(str(result["space"]))
     return {who: sorted(ids) for who, ids in sorted(out.items())}

@@ -21,6 +21,7 @@ from training.models.target_vector import TargetVectorConfig
 
 MODALITIES = ("text", "image", "fused", "loo")
 NOTHING = "nothing"
+NO_VECTORS = "–"
 BEST = "best"
 
 Build = Callable[[Sequence[Modality], AttributeTable], RankerConfig]
@@ -108,4 +109,4 @@ def vectors_read(config: RankerConfig) -> str:
     """Which content vectors a ranker reads, for a table."""
     inside = config.item_content.modalities if config.item_content else ()
     names = [m.name for m in config.modalities if m.name in {*config.content_modalities, *inside}]
-    return ", ".join(names) or "–"
+    return ", ".join(names) or NO_VECTORS
