@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
+from cli.bench_commands import bench_app, results_app
 from cli.table_commands import plan_memory, table_app
+from cli.train_command import train
 
 app = typer.Typer(
     name="repcenter",
@@ -22,8 +24,6 @@ app = typer.Typer(
 generations_app = typer.Typer(help="Publish state: which generation each scene serves.", no_args_is_help=True)
 data_app = typer.Typer(help="Check your own data, or draw the demo's world.", no_args_is_help=True)
 events_app = typer.Typer(help="What users did: their stored behaviours.", no_args_is_help=True)
-bench_app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
-results_app = typer.Typer(help="Compare models on real data.", no_args_is_help=True)
 app.add_typer(generations_app, name="generations")
 app.add_typer(table_app, name="table")
 app.add_typer(data_app, name="data")
@@ -31,6 +31,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(results_app, name="results")
 app.add_typer(events_app, name="events")
 app.command("plan-memory")(plan_memory)
+app.command("train")(train)
 
 VarDir = Annotated[Path, typer.Option("--var", help="Directory of everything that is written.")]
 Scorer = Annotated[str, typer.Option(help="Base URL of the scorer.", envvar="REPCENTER_SCORER_URL")]
@@ -57,98 +58,6 @@ def demo(
     from cli.demo import DemoOptions, run_demo
 
     run_demo(DemoOptions(data=data, image_tower=image_tower, keep=keep, var=var, serve=serve, seed=seed))
-
-
-@app.command()
-def train(
-    data: Annotated[Path, typer.Argument(help="Your data (docs/data.md).")],
-    encoder: Annotated[str, typer.Option(help="Encoder bundle whose vectors the offline table holds.")],
-    offline: Annotated[str, typer.Option(help="Root of the offline table: a directory or a URL.")],
-    out: Annotated[Path, typer.Option(help="Checkpoints, then bundle/ and report.json.")],
-    ranker: Annotated[
-        str, typer.Option(help="din, din_pos, ciubm, dmae, or a .json file (docs/rankers.md).")
-    ] = "dmae",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the train split.")] = 2,
-    batch_rows: Annotated[int, typer.Option(min=1, help="Candidate rows of a step, of all ranks.")] = 768,
-    learning_rate: Annotated[float, typer.Option(help="At the first step; falls linearly to 0.")] = 3e-3,
-    validations: Annotated[int, typer.Option(min=1, help="Validations per epoch.")] = 1,
-    patience: Annotated[int, typer.Option(min=1, help="Validations without a better AUC to stop at.")] = 2,
-    checkpoint_steps: Annotated[int, typer.Option(min=0, help="Steps between checkpoints.")] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of the draws and the training.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each process.")] = None,
-    precision: Annotated[str, typer.Option(help="Of the model's matrix products: fp32 or bf16.")] = "fp32",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    base: Annotated[str | None, typer.Option(help="Ranker bundle to train on from.")] = None,
-    base_table: Annotated[str | None, typer.Option(help="Name of its published full ID table.")] = None,
-    since: Annotated[int | None, typer.Option(help="With --base: where the new day begins, seconds.")] = None,
-    overlay: Annotated[bool, typer.Option("--overlay", help="Seal changed ID rows alone.")] = False,
-    user_columns: Annotated[
-        str | None, typer.Option(help="Of users.parquet, by commas; all if absent.")
-    ] = None,
-    context_columns: Annotated[
-        str | None, typer.Option(help="Of interactions.parquet, by commas; all if absent, none if empty.")
-    ] = None,
-    encoding: Annotated[
-        list[str] | None,
-        typer.Option(help="column=vocabulary|hash|bins|standard|log; repeat."),
-    ] = None,
-    exclude_unknown: Annotated[
-        bool, typer.Option("--exclude-unknown", help="Count rows of unknown items instead of refusing them.")
-    ] = False,
-    new_share: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Of the items, held out as new to measure on; 0 = none.")
-    ] = 0.15,
-    time_gaps: Annotated[
-        bool, typer.Option("--time-gaps", help="Read the time since each behaviour.")
-    ] = False,
-    negative_sampling_rate: Annotated[
-        float, typer.Option(help="Share of its negatives that the log has kept; scores are corrected.")
-    ] = 1.0,
-    calibrate_similarity: Annotated[
-        bool, typer.Option("--calibrate-similarity", help="Stretch DMAE's similarities over all buckets.")
-    ] = False,
-) -> None:
-    """Train one ranker; an interrupted run goes on. Under torchrun on all its processes:
-
-    python -m torch.distributed.run --nproc-per-node 2 -m cli.main train DATA ...
-    """
-    from cli.train import TrainOptions, run_training
-    from training.loop import TrainingConfig
-
-    config = TrainingConfig(
-        epochs=epochs,
-        batch_rows=batch_rows,
-        learning_rate=learning_rate,
-        validations_per_epoch=validations,
-        patience=patience,
-        seed=seed,
-        checkpoint_steps=checkpoint_steps,
-        precision=precision,  # type: ignore[arg-type]  # checked by TrainingConfig
-        device=device,  # type: ignore[arg-type]
-    )
-    run_training(
-        TrainOptions(
-            data=data,
-            encoder=encoder,
-            offline=offline,
-            out=out,
-            ranker=ranker,
-            config=config,
-            base=base,
-            base_table=base_table,
-            since_s=since,
-            overlay=overlay,
-            threads=threads,
-            user_columns=_names(user_columns),
-            context_columns=_names(context_columns),
-            encodings=dict(_pair(e, "--encoding") for e in encoding or []),  # type: ignore[misc]  # checked
-            unknown_items="exclude" if exclude_unknown else "refuse",
-            new_share=new_share,
-            time_gaps=time_gaps,
-            negative_sampling_rate=negative_sampling_rate,
-            calibrate_similarity=calibrate_similarity,
-        )
-    )
 
 
 @app.command()
@@ -365,138 +274,6 @@ def loadtest(
     from cli.loadtest import run_loadtest
 
     run_loadtest(var, seconds, users)
-
-
-@bench_app.command("graph")
-def bench_graph(
-    json: Json = False,
-    models: Annotated[
-        str, typer.Option(help="Rankers to measure, separated by commas: din, din_pos, ciubm, dmae.")
-    ] = "dmae,ciubm",
-) -> None:
-    """The serving graph beside the literal one: one thread, trained weights, medians of interleaved runs."""
-    from training.graph_bench import run
-
-    run(json=json, models=[name.strip() for name in models.split(",")])
-
-
-@bench_app.command("train")
-def bench_train(
-    json: Json = False,
-    rows: Annotated[int, typer.Option(min=1, help="Candidate rows of one epoch.")] = 49_152,
-    width: Annotated[int, typer.Option(min=1, help="Candidates of a request, which share a history.")] = 3,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of every contender.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Epochs timed of each, in turn; medians count.")] = 3,
-    fuxictr: Annotated[
-        Path, typer.Option(help="FuxiCTR's virtual environment, made there if missing.")
-    ] = Path("var/bench/fuxictr"),
-    skip_fuxictr: Annotated[bool, typer.Option("--skip-fuxictr", help="Time ours only.")] = False,
-) -> None:
-    """Training rows per second of DIN, CiUBM and DMAE beside FuxiCTR's DIN on the same rows."""
-    from training.train_bench import run
-
-    rival = None if skip_fuxictr else fuxictr
-    run(json=json, rows=rows, width=width, threads=threads, repeats=repeats, fuxictr=rival)
-
-
-@results_app.command("rankers")
-def results_rankers(
-    data: Annotated[Path, typer.Option(help="The log and its items.")],
-    image_tower: Annotated[Path, typer.Option(help="An ONNX image tower.")],
-    runs: Annotated[Path, typer.Option(help="Directory of the runs; processes share it.")] = Path(
-        "var/results/rankers"
-    ),
-    variants: Annotated[str, typer.Option(help="Names separated by commas; all if empty.")] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, … of the training.")] = 3,
-    draws: Annotated[int, typer.Option(min=1, help="Draws 0, 1, … of the new items.")] = 2,
-    rows: Annotated[int, typer.Option(min=0, help="Train rows, about, whole requests; 0 = all.")] = 0,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of one training.")] = 1,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the runs.")] = 1,
-    tuning: Annotated[
-        bool, typer.Option("--tuning", help="Measure on the validation split with other draws, for choices.")
-    ] = False,
-    report: Annotated[Path, typer.Option(help="Where rankers.md and its pictures go.")] = Path(
-        "docs/results"
-    ),
-    no_report: Annotated[bool, typer.Option("--no-report", help="Train only.")] = False,
-) -> None:
-    """Train and measure the ladder of rankers, run by run (resumable), and write docs/results/rankers.md."""
-    from cli.results import ResultsOptions, run_results
-    from training.recipes.ranker_results import Comparison
-    from training.results.runs import Settings
-
-    comparison = Comparison(
-        directory=runs,
-        variants=[name.strip() for name in variants.split(",") if name.strip()],
-        seeds=seeds,
-        draws=draws,
-        settings=Settings(rows=rows, epochs=epochs, tuning=tuning),
-        threads=threads,
-    )
-    run_results(
-        ResultsOptions(
-            data=data,
-            image_tower=image_tower,
-            comparison=comparison,
-            jobs=jobs,
-            report=None if no_report else report,
-            arguments=sys.argv[1:],
-        )
-    )
-
-
-def _names(given: str | None) -> list[str] | None:
-    return None if given is None else [name.strip() for name in given.split(",") if name.strip()]
-
-
-def _pair(given: str, option: str) -> tuple[str, str]:
-    name, equals, value = given.partition("=")
-    if not (name and equals and value):
-        from contracts.errors import InvalidInput
-
-        raise InvalidInput(option, given, "must be column=encoding")
-    return name, value
-
-
-@bench_app.command("table")
-def bench_table(
-    json: Json = False,
-    items: Annotated[int, typer.Option(help="Items in the table.")] = 200_000,
-    growth: Annotated[str, typer.Option(help="Further counts of items, separated by commas.")] = "",
-    layouts: Annotated[str, typer.Option(help="Further rows per bucket, separated by commas.")] = "",
-    feast: Annotated[bool, typer.Option(help="Also measure Feast, in an environment of its own.")] = True,
-    var: VarDir = Path("var"),
-) -> None:
-    """The tables: bytes per item, cold reads beside a bare MGET and Feast, bulk load."""
-    from param_server.table_bench import run
-
-    run(
-        json=json,
-        items=items,
-        growth=_counts("growth", growth),
-        rows_per_bucket=_counts("layouts", layouts),
-        feast=var / "bench" / "feast" if feast else None,
-    )
-
-
-@bench_app.command("behaviours")
-def bench_behaviours(
-    json: Json = False, users: Annotated[int, typer.Option(min=100, help="Users in the store.")] = 5_000
-) -> None:
-    """The stored behaviours: bytes per user, appends, reads, bulk import (about a minute)."""
-    from param_server.behaviour_bench import run
-
-    run(users=users, as_json=json)
-
-
-def _counts(name: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise typer.BadParameter(
-            f"must be whole numbers separated by commas, not {text!r}", param_hint=name
-        ) from None
 
 
 def main() -> None:

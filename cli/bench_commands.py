@@ -1,0 +1,134 @@
+"""The words of `repcenter bench` and `repcenter results`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+bench_app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+results_app = typer.Typer(help="Compare models on real data.", no_args_is_help=True)
+
+VarDir = Annotated[Path, typer.Option("--var", help="Directory of everything that is written.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@bench_app.command("graph")
+def bench_graph(
+    json: Json = False,
+    models: Annotated[
+        str, typer.Option(help="Rankers to measure, separated by commas: din, din_pos, ciubm, dmae.")
+    ] = "dmae,ciubm",
+) -> None:
+    """The serving graph beside the literal one: one thread, trained weights, medians of interleaved runs."""
+    from training.graph_bench import run
+
+    run(json=json, models=[name.strip() for name in models.split(",")])
+
+
+@bench_app.command("train")
+def bench_train(
+    json: Json = False,
+    rows: Annotated[int, typer.Option(min=1, help="Candidate rows of one epoch.")] = 49_152,
+    width: Annotated[int, typer.Option(min=1, help="Candidates of a request, which share a history.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of every contender.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Epochs timed of each, in turn; medians count.")] = 3,
+    fuxictr: Annotated[
+        Path, typer.Option(help="FuxiCTR's virtual environment, made there if missing.")
+    ] = Path("var/bench/fuxictr"),
+    skip_fuxictr: Annotated[bool, typer.Option("--skip-fuxictr", help="Time ours only.")] = False,
+) -> None:
+    """Training rows per second of DIN, CiUBM and DMAE beside FuxiCTR's DIN on the same rows."""
+    from training.train_bench import run
+
+    rival = None if skip_fuxictr else fuxictr
+    run(json=json, rows=rows, width=width, threads=threads, repeats=repeats, fuxictr=rival)
+
+
+@results_app.command("rankers")
+def results_rankers(
+    data: Annotated[Path, typer.Option(help="The log and its items.")],
+    image_tower: Annotated[Path, typer.Option(help="An ONNX image tower.")],
+    runs: Annotated[Path, typer.Option(help="Directory of the runs; processes share it.")] = Path(
+        "var/results/rankers"
+    ),
+    variants: Annotated[str, typer.Option(help="Names separated by commas; all if empty.")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, … of the training.")] = 3,
+    draws: Annotated[int, typer.Option(min=1, help="Draws 0, 1, … of the new items.")] = 2,
+    rows: Annotated[int, typer.Option(min=0, help="Train rows, about, whole requests; 0 = all.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one training.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the runs.")] = 1,
+    tuning: Annotated[
+        bool, typer.Option("--tuning", help="Measure on the validation split with other draws, for choices.")
+    ] = False,
+    report: Annotated[Path, typer.Option(help="Where rankers.md and its pictures go.")] = Path(
+        "docs/results"
+    ),
+    no_report: Annotated[bool, typer.Option("--no-report", help="Train only.")] = False,
+) -> None:
+    """Train and measure the ladder of rankers, run by run (resumable), and write docs/results/rankers.md."""
+    from cli.results import ResultsOptions, run_results
+    from training.recipes.ranker_results import Comparison
+    from training.results.runs import Settings
+
+    comparison = Comparison(
+        directory=runs,
+        variants=[name.strip() for name in variants.split(",") if name.strip()],
+        seeds=seeds,
+        draws=draws,
+        settings=Settings(rows=rows, epochs=epochs, tuning=tuning),
+        threads=threads,
+    )
+    run_results(
+        ResultsOptions(
+            data=data,
+            image_tower=image_tower,
+            comparison=comparison,
+            jobs=jobs,
+            report=None if no_report else report,
+            arguments=sys.argv[1:],
+        )
+    )
+
+
+@bench_app.command("table")
+def bench_table(
+    json: Json = False,
+    items: Annotated[int, typer.Option(help="Items in the table.")] = 200_000,
+    growth: Annotated[str, typer.Option(help="Further counts of items, separated by commas.")] = "",
+    layouts: Annotated[str, typer.Option(help="Further rows per bucket, separated by commas.")] = "",
+    feast: Annotated[bool, typer.Option(help="Also measure Feast, in an environment of its own.")] = True,
+    var: VarDir = Path("var"),
+) -> None:
+    """The tables: bytes per item, cold reads beside a bare MGET and Feast, bulk load."""
+    from param_server.table_bench import run
+
+    run(
+        json=json,
+        items=items,
+        growth=_counts("growth", growth),
+        rows_per_bucket=_counts("layouts", layouts),
+        feast=var / "bench" / "feast" if feast else None,
+    )
+
+
+@bench_app.command("behaviours")
+def bench_behaviours(
+    json: Json = False, users: Annotated[int, typer.Option(min=100, help="Users in the store.")] = 5_000
+) -> None:
+    """The stored behaviours: bytes per user, appends, reads, bulk import (about a minute)."""
+    from param_server.behaviour_bench import run
+
+    run(users=users, as_json=json)
+
+
+def _counts(name: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise typer.BadParameter(
+            f"must be whole numbers separated by commas, not {text!r}", param_hint=name
+        ) from None
