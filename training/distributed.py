@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from torch import distributed as dist
 from contracts.errors import Conflict, InvalidInput, Unavailable
 from training.models.iddu import Iddu
 
+_LEAVING_S = 10.0
 TIMEOUT_S = 600.0  # that a rank waits for another: longer than any validation or checkpoint takes
 
 
@@ -101,6 +102,7 @@ class Ranks:
         mine = torch.tensor([digest], device=_device())
         different = [r for r, (theirs,) in enumerate(self._gather(mine)) if not torch.equal(theirs, mine)]
         if different:
+            _leave_together()
             raise Conflict(
                 f"rank {self.rank} starts from other data, settings or another checkpoint than ranks "
                 f"{different}: all need the same files"
@@ -168,6 +170,13 @@ def joined_ranks(device: str = "cpu", timeout_s: float = TIMEOUT_S) -> Iterator[
         yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+def _leave_together() -> None:
+    """Wait until every rank has read what it was sent: closing a connection earlier would abort others."""
+    if dist.get_backend() == "gloo":
+        with suppress(RuntimeError):
+            dist.monitored_barrier(timeout=datetime.timedelta(seconds=_LEAVING_S))
 
 
 def _device() -> torch.device:

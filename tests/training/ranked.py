@@ -66,8 +66,8 @@ def main() -> None:
             path = Path(out) / f"{ranks.rank}-of-{ranks.count}.safetensors"
             save_file(tensors(trained), path, metadata={"log": json.dumps(trained.log)})
     except RepcenterError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # torch's store may abort an interpreter that ends with an exception
 
 
 if __name__ == "__main__":
