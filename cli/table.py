@@ -22,7 +22,7 @@ from contracts.errors import Conflict, InvalidInput, NotFound
 from contracts.items import AttributeField
 from contracts.space import Space
 from contracts.window import Window
-from param_server.connection import check_policy, connect
+from param_server.connection import connect
 from param_server.export import export_id_table, export_space
 from param_server.generations import Generations
 from param_server.id_tables import id_table
@@ -31,6 +31,7 @@ from param_server.offline import OfflineTable
 from param_server.own_vectors import VectorSource, open_vectors, own_digest, sealed_guard
 from param_server.record_file import RecordFiles
 from param_server.row_view import view_item
+from param_server.server_checks import check_policy
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from param_server.table_load import Commit, LoadReport, load_id_rows, load_records

@@ -20,9 +20,10 @@ from contracts.request import MAX_BEHAVIOURS, Behaviour
 from contracts.space import SHARDS
 from param_server import keys
 from param_server.behaviour_rows import broken, event_digest, pack, unpack
-from param_server.connection import Durability, check_durable, check_policy, redis_errors
+from param_server.connection import redis_errors
 from param_server.hget import exchange, raise_error
 from param_server.scripts import run_calls
+from param_server.server_checks import Durability, check_durable, check_policy
 
 DEFAULT_BEHAVIOURS = 200
 MAX_USERS = 10_000  # of one read

@@ -31,7 +31,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from contracts.errors import Unavailable
-from param_server.connection import ENTRIES_LIMIT, LISTPACK_ENTRIES, LISTPACK_VALUE, VALUE_LIMIT
+from param_server.server_checks import ENTRIES_LIMIT, LISTPACK_ENTRIES, LISTPACK_VALUE, VALUE_LIMIT
 
 _SOCKET_NAME = "valkey.sock"
 _MAX_SOCKET_PATH = 100  # sun_path holds 104 bytes on macOS, 108 on Linux

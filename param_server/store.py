@@ -23,10 +23,11 @@ from contracts.manifest import IdTable, canonical
 from contracts.space import Space, parse_header
 from contracts.window import Window
 from param_server import keys
-from param_server.connection import check_layout, check_policy, redis_errors
+from param_server.connection import redis_errors
 from param_server.hget import hget, hget_each
 from param_server.rows import broken_head, join_id_rows, join_records, join_sequences
 from param_server.scripts import run_by_shard, run_on_shards
+from param_server.server_checks import check_layout, check_policy
 
 MAX_WINDOW = 4_096  # records of one commit: a script holds the server for as long as it runs
 MAX_FETCH = 16_384

@@ -15,7 +15,8 @@ from redis.asyncio import Redis
 
 from contracts.errors import InvalidInput, NotFound, Overloaded, Unavailable
 from contracts.items import Item, check_item, check_item_id
-from param_server.connection import Durability, check_durable, check_policy, redis_errors
+from param_server.connection import redis_errors
+from param_server.server_checks import Durability, check_durable, check_policy
 from realtime_infer.push_entry import encode_delete, encode_push
 from realtime_infer.push_status import PushState, PushStatus, Receipt
 from realtime_infer.settings import EncoderSettings

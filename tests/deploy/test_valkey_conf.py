@@ -15,8 +15,9 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from contracts.errors import Unavailable
-from param_server.connection import check_durable, check_layout, check_policy, connect
+from param_server.connection import connect
 from param_server.embedded import find_binary
+from param_server.server_checks import check_durable, check_layout, check_policy
 from param_server.settings import StoreSettings
 
 CONF = Path(__file__).parents[2] / "deploy" / "valkey.conf"

@@ -17,14 +17,12 @@ from contracts.errors import DeadlineExceeded, InvalidInput, Unavailable
 from contracts.manifest import IdTable
 from param_server.connection import (
     answers,
-    check_durable,
-    check_layout,
-    check_policy,
     connect,
     redacted,
     redis_errors,
 )
 from param_server.embedded import EmbeddedServer
+from param_server.server_checks import check_durable, check_layout, check_policy
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from tests.param_server.samples import make_records, make_space, make_window
