@@ -23,6 +23,12 @@ LEAST_ENTRIES = 4 * ROWS_PER_BUCKET  # a catalogue may outgrow the count that it
 Durability = Literal["always", "waitaof"]
 
 
+async def run_id(redis: Redis) -> str:
+    """Changes when the server is restarted. Raises Unavailable."""
+    async with redis_errors("ask which server this is"):
+        return str((await redis.info("server"))["run_id"])
+
+
 async def check_policy(redis: Redis) -> None:
     """Refuse a server whose maxmemory-policy would evict rows (allkeys-*). Ours never expire, so volatile-*
     cannot touch them. Raises Unavailable with the command that fixes it."""

@@ -12,26 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from redis.asyncio import Redis
 
 from contracts.codec import Rows, encode_records
 from contracts.errors import InvalidInput
 from contracts.space import Modality, Space, buckets_for
 from param_server.bench_server import servers, serving
-from param_server.bulk_load import bulk_load
-from param_server.columns import binary_column
 from param_server.connection import connect
 from param_server.feast_process import Feast, with_feast
+from param_server.record_file import RecordFiles, RecordFileWriter
 from param_server.settings import StoreSettings
 from param_server.store import Store
+from param_server.table_load import load_records
 
 DIM = 128
 COUNTS = (164, 1_064)  # ids of a request: 100 candidates or 1,000, and 64 behaviours
 LEAST_ITEMS = 2_000
 _FEAST_ROUNDS = 30
 _WARM = 5
+_CHUNK = 65_536
 _SETTINGS = StoreSettings(socket_timeout_s=20.0)  # a machine may be busy with other things
 
 Case = dict[str, Any]
@@ -70,7 +69,7 @@ def run(
                 case = asyncio.run(_case(Path(scratch), binary, count, modalities, rows, rounds, beside))
                 case["server"] = server
                 if not cases:
-                    case["load_everysec_records_per_s"] = asyncio.run(_load(Path(scratch), binary, count))
+                    case["load_everysec_records_per_s"] = asyncio.run(_load(Path(scratch), binary))
             cases.append(case)
             if not json:
                 print(_line(case))
@@ -119,13 +118,15 @@ async def _case(
     space = _space(items, modalities, rows)
     ids, records = _draw(space, items)
     file = folder / "rows.parquet"
-    pq.write_table(pa.table({"item_id": ids, "record": binary_column(records)}), file)
+    with RecordFileWriter(file, space) as writer:
+        for at in range(0, items, _CHUNK):
+            writer.write(ids[at : at + _CHUNK], records[at : at + _CHUNK])
     with serving(folder, binary) as (url, _):
         redis = connect(url, _SETTINGS)
         try:
             await Store(redis).create_space(space)
             before = await _memory(redis)
-            loaded = await bulk_load(Store(redis), space, [file])
+            loaded = await load_records(redis, RecordFiles.open(file))
             item_bytes = (await _memory(redis) - before) / items
             payload = modalities * (DIM + 4)
             case: Case = {
@@ -136,7 +137,7 @@ async def _case(
                 "record_bytes": space.dtype.itemsize,
                 "item_bytes": item_bytes,
                 "memory_ratio": item_bytes / payload,
-                "load_records_per_s": loaded.records / loaded.seconds,
+                "load_records_per_s": loaded.records_per_s,
             }
             case |= await _strings(redis, ids, records)
             for count in COUNTS:
@@ -157,17 +158,15 @@ async def _case(
     return case
 
 
-async def _load(folder: Path, binary: Path, items: int) -> float:
+async def _load(folder: Path, binary: Path) -> float:
     """Records per second of the file in `folder` on a server that syncs once a second."""
-    space = _space(items, 2, 0)
     with serving(folder, binary, "--appendfsync", "everysec") as (url, _):
         redis = connect(url, _SETTINGS)
         try:
-            await Store(redis).create_space(space)
-            loaded = await bulk_load(Store(redis), space, [folder / "rows.parquet"])
+            loaded = await load_records(redis, RecordFiles.open(folder / "rows.parquet"))
         finally:
             await redis.aclose()
-    return loaded.records / loaded.seconds
+    return loaded.records_per_s
 
 
 def _space(items: int, modalities: int, rows: int) -> Space:

@@ -1,7 +1,8 @@
 """Bulk load: windows of a source into a space, a few in flight, resumed where it was interrupted.
 
 Everything goes through a commit of windows, so newer sequences win: a load may be repeated, or run beside
-live pushes, and never brings an older record back.
+live pushes, and never brings an older record back. A server that is gone for seconds is waited for; one that
+was restarted meanwhile is loaded again from where its own ledger says, so what it lost is not missing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ import pyarrow as pa
 from redis.asyncio import Redis
 
 from contracts.codec import CODEC_NAMES, ID_FP16, ID_INT8, check_id_rows, id_row_dtype
-from contracts.errors import InvalidInput, RepcenterError
+from contracts.errors import InvalidInput, NotFound, RepcenterError, Unavailable
 from contracts.guard import flagged
 from contracts.manifest import IdTable
 from contracts.window import Window
@@ -27,11 +29,14 @@ from param_server.columns import read_binary
 from param_server.load_ledger import LoadLedger, Progress
 from param_server.load_source import Batch, Source
 from param_server.record_file import batches, open_parquet
+from param_server.server_checks import run_id
 from param_server.store import MAX_WINDOW, Store
 
 MAX_FAILURES = 1_000
 _IN_FLIGHT = 3  # windows: one is read and packed while the server works on another
 _NOTE_EVERY_S = 1.0
+_PATIENCE_S, _PAUSE_S = 10.0, 0.25
+_RESTARTS = 3  # of the server in one load
 _ID_ROWS = 16_384
 
 Commit = Callable[[Window], Awaitable[npt.NDArray[np.bool_]]]
@@ -40,8 +45,9 @@ Commit = Callable[[Window], Awaitable[npt.NDArray[np.bool_]]]
 @dataclass
 class LoadReport:
     """rows: seen by this run; committed: in the table with what they brought; superseded: lost to something
-    newer; refused: could not be used; skipped: done by an interrupted run before; flagged: by modality, lost
-    too much when stored; missing: by modality. failures: (item or row, reason) of the first MAX_FAILURES."""
+    newer; refused: could not be used; skipped: done before, by a load that was interrupted; flagged: by
+    modality, lost too much when stored; missing: by modality. failures: (item or row, reason) of the first
+    MAX_FAILURES."""
 
     name: str
     sequence: int = 0
@@ -67,43 +73,51 @@ async def load_records(
     commit: Commit | None = None,
     own_sequence: bool = False,
     resume: bool = True,
+    patience_s: float = _PATIENCE_S,
     progress: Callable[[LoadReport, int], None] | None = None,
 ) -> LoadReport:
     """Load a source into its space, made where it is not there.
 
     commit: of one window, None = the store's. own_sequence: the rows bring none: all get one, above every
     sequence of any space. resume: go on where an interrupted load of the same source stopped, if its rows are
-    still there. progress: called with the report and the rows of the source after each window.
+    still there. patience_s: how long each commit waits for a server that is gone. progress: called with the
+    report and the rows of the source after each window.
     Raises Unavailable (load again: it resumes), SpaceMismatch, InvalidInput, UnknownVersion.
     """
-    store = Store(redis)
-    commit = commit or store.commit_window
-    await store.create_space(source.space)
+    store, began = Store(redis), time.perf_counter()
+    patient = partial(_patiently, commit or store.commit_window, patience_s)
     ledger = LoadLedger(redis, f"{source.space.id}:{source.identity}")
-    before = await ledger.read() if resume else None
-    if before is not None and not await _holds(store, source, before):
-        before = None
-    begin = before or Progress(0, await store.high_water() + 1 if own_sequence else 0)
-    await ledger.write(begin)
-    report = LoadReport(source.space.id, begin.sequence, skipped=begin.rows)
-    run = _Run(source, commit, ledger, report, begin)
-    began = time.perf_counter()
+    for restarts in range(_RESTARTS + 1):
+        await store.create_space(source.space)
+        server = await run_id(redis)
+        before = await ledger.read() if resume or restarts else None
+        if before is not None and not await _holds(store, source, before):
+            before = None
+        begin = before or Progress(0, await store.high_water() + 1 if own_sequence else 0)
+        await ledger.write(begin)
+        report = LoadReport(source.space.id, begin.sequence, skipped=begin.rows)
+        run = _Run(source, patient, ledger, report, begin)
+        await run.to_the_end(began, progress)
+        if run.error is None and await run_id(redis) == server:
+            await ledger.finish()
+            return report
+        if run.error is not None and not (isinstance(run.error, NotFound) and await run_id(redis) != server):
+            with suppress(RepcenterError):
+                await run.note()
+            raise run.error
+    raise Unavailable(f"load {source.space.id}: the server was restarted {_RESTARTS + 1} times meanwhile")
 
-    def say() -> None:
-        report.seconds = time.perf_counter() - began
-        if progress is not None:
-            progress(report, source.rows)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(_IN_FLIGHT):
-            group.create_task(run.work(say))
-    if run.error is not None:
-        with suppress(RepcenterError):
-            await run.note()
-        raise run.error
-    await ledger.finish()
-    say()
-    return report
+async def _patiently(commit: Commit, patience_s: float, window: Window) -> npt.NDArray[np.bool_]:
+    """A commit, repeated while the server is gone or busy: one that had been done is accepted again."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return await commit(window)
+        except Unavailable:
+            if time.monotonic() + _PAUSE_S > deadline:
+                raise
+        await asyncio.sleep(_PAUSE_S)
 
 
 class _Run:
@@ -112,6 +126,7 @@ class _Run:
     def __init__(
         self, source: Source, commit: Commit, ledger: LoadLedger, report: LoadReport, begin: Progress
     ) -> None:
+        self._source = source
         self._batches = source.batches(begin.rows, MAX_WINDOW, begin.sequence)
         self._names = [m.name for m in source.space.modalities]
         self._commit, self._ledger, self._report = commit, ledger, report
@@ -122,7 +137,20 @@ class _Run:
         self._noted = time.monotonic()
         self.error: Exception | None = None
 
-    async def work(self, say: Callable[[], None]) -> None:
+    async def to_the_end(self, began: float, progress: Callable[[LoadReport, int], None] | None) -> None:
+        """Load all that is left, or until something fails (`error`). began: of perf_counter."""
+
+        def say() -> None:
+            self._report.seconds = time.perf_counter() - began
+            if progress is not None:
+                progress(self._report, self._source.rows)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_IN_FLIGHT):
+                group.create_task(self._until_it_fails(say))
+        say()
+
+    async def _until_it_fails(self, say: Callable[[], None]) -> None:
         """Read, commit, count, until the source is empty or something fails; others finish their batch."""
         try:
             await self._work(say)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +14,20 @@ import pytest
 from redis.asyncio import Redis
 
 from contracts.codec import ID_FP16, ID_INT8, Rows
-from contracts.errors import Conflict, InvalidInput, NotFound, SpaceMismatch, Unavailable
+from contracts.errors import Conflict, InvalidInput, NotFound, SpaceMismatch, Unavailable, UnknownVersion
 from contracts.manifest import IdTable
 from contracts.space import Space
 from contracts.window import Window
 from param_server import keys
+from param_server.connection import connect
+from param_server.embedded import EmbeddedServer
 from param_server.export import export_id_table, export_space
 from param_server.id_rows import read_id_rows, write_id_rows
 from param_server.id_tables import id_table
 from param_server.offline import OfflineTable
 from param_server.record_file import RecordFiles, RecordFileWriter
 from param_server.rows import BrokenRow
+from param_server.settings import StoreSettings
 from param_server.store import MAX_WINDOW, Store
 from param_server.table_load import load_id_rows, load_records
 from param_server.verification import verify_id_table, verify_space
@@ -122,7 +128,7 @@ async def test_an_interrupted_load_goes_on_where_it_stopped(redis: Redis, tmp_pa
     path = write_file(tmp_path / "f.parquet", space, ids, make_records(space, [7] * COUNT))
     source = RecordFiles.open(path)
     with pytest.raises(Unavailable, match="went away"):
-        await load_records(redis, source, commit=Failing(store, 2))
+        await load_records(redis, source, commit=Failing(store, 2), patience_s=0)
     report = await load_records(redis, source)
     assert 0 < report.skipped <= 2 * MAX_WINDOW
     assert report.skipped + report.rows == COUNT
@@ -139,7 +145,7 @@ async def test_what_the_server_lost_is_loaded_again(redis: Redis, tmp_path: Path
     path = write_file(tmp_path / "f.parquet", space, ids, make_records(space, [7] * COUNT))
     source = RecordFiles.open(path)
     with pytest.raises(Unavailable):
-        await load_records(redis, source, commit=Failing(store, 2))
+        await load_records(redis, source, commit=Failing(store, 2), patience_s=0)
     ledger = await redis.hgetall(keys.loads().decode())
     await redis.flushall()
     await redis.hset(keys.loads().decode(), mapping=ledger)  # type: ignore[arg-type]
@@ -147,6 +153,55 @@ async def test_what_the_server_lost_is_loaded_again(redis: Redis, tmp_path: Path
     assert (report.skipped, report.committed) == (0, COUNT)
     other = await load_records(redis, source, commit=Failing(store, 9), resume=False)
     assert other.skipped == 0
+
+
+class Restarting:
+    """A commit that kills the server before its second window and starts it, over nothing if `emptied`."""
+
+    def __init__(self, store: Store, server: EmbeddedServer, directory: Path, emptied: bool) -> None:
+        self._store, self._directory, self._emptied = store, directory, emptied
+        self.server, self.calls = server, 0
+
+    async def __call__(self, window: Window) -> npt.NDArray[np.bool_]:
+        self.calls += 1
+        if self.calls == 2:
+            self.server.kill()
+            if self._emptied:
+                shutil.rmtree(self._directory)
+            self.server = EmbeddedServer.start(self._directory)
+        return await self._store.commit_window(window)
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+async def test_a_server_that_is_restarted_in_the_middle_of_a_load_lacks_nothing(
+    tmp_path: Path, emptied: bool
+) -> None:
+    space = big_space()
+    ids = [f"i{n}" for n in range(COUNT)]
+    path = write_file(tmp_path / "f.parquet", space, ids, make_records(space, [7] * COUNT))
+    directory = Path(tempfile.mkdtemp(prefix="rc-"))  # short, so that the socket is where it was
+    server = EmbeddedServer.start(directory)
+    redis = connect(server.url, StoreSettings(redis_url=server.url))
+    commit = Restarting(Store(redis), server, directory, emptied)
+    try:
+        report = await load_records(redis, RecordFiles.open(path), commit=commit)
+        assert report.skipped + report.committed == COUNT
+        assert commit.calls >= 4
+        assert await Store(redis).count(space) == COUNT
+        assert (await verify_space(redis, path)).agrees
+        assert await redis.hlen(keys.loads().decode()) == 0
+    finally:
+        await redis.aclose()
+        commit.server.kill()
+        shutil.rmtree(directory)
+
+
+async def test_a_server_that_is_gone_for_a_moment_is_waited_for(redis: Redis, tmp_path: Path) -> None:
+    store, space = Store(redis), make_space()
+    path = write_file(tmp_path / "f.parquet", space, ["a"], make_records(space, [7]))
+    commit = Failing(store, 0)
+    asyncio.get_running_loop().call_later(0.05, setattr, commit, "left", 9)
+    assert (await load_records(redis, RecordFiles.open(path), commit=commit)).committed == 1
 
 
 async def test_every_kind_of_difference_is_found(redis: Redis, tmp_path: Path) -> None:
@@ -205,6 +260,12 @@ async def test_files_that_are_not_ours_are_refused(redis: Redis, tmp_path: Path)
     path = write_file(tmp_path / "one.parquet", space, ["x"], make_records(space, [1]))
     with pytest.raises(NotFound, match="space"):
         await verify_space(redis, path)
+    foreign = make_records(space, [1])
+    foreign["version"] = 9
+    write_file(tmp_path / "foreign.parquet", space, ["x"], foreign)
+    with pytest.raises(UnknownVersion, match=r"foreign\.parquet"):
+        await load_records(redis, RecordFiles.open(tmp_path / "foreign.parquet"))
+    assert await Store(redis).count(space) == 0
 
 
 async def test_a_broken_row_is_not_exported(redis: Redis, tmp_path: Path) -> None:
