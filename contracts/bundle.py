@@ -6,13 +6,15 @@ whoever opens the bundle replays them before serving (contracts.onnx_model.repla
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -143,14 +145,21 @@ def open_bundle(uri: str, digest: str | None = None, cache: Path | None = None) 
     if "file" not in filesystem.protocol:
         local = (cache or Path(tempfile.gettempdir()) / "repcenter-bundles") / manifest.digest
         if not (local / MANIFEST).exists():
-            _download(filesystem, path, manifest, local)
+            local.parent.mkdir(parents=True, exist_ok=True)
+            with _one_at_a_time(local.parent):
+                if not (local / MANIFEST).exists():
+                    _download(filesystem, path, manifest, local, uri)
+    _check_files(local, manifest, uri)
+    return Bundle(local, manifest)
+
+
+def _check_files(local: Path, manifest: BundleManifest, uri: str) -> None:
     for name, sealed in manifest.files.items():
         file = local / name
         if not file.is_file():
             raise BrokenBundle(f"bundle {uri}: file {name!r} is missing")
         if file.stat().st_size != sealed.size or sha256_of(file) != sealed.sha256:
             raise BrokenBundle(f"bundle {uri}: file {name!r} does not match its sha256")
-    return Bundle(local, manifest)
 
 
 def _filesystem(uri: str) -> tuple[Any, str]:
@@ -171,8 +180,19 @@ def _stays_inside(name: str) -> bool:
     return plain and name not in (".", MANIFEST) and "\0" not in name and "\\" not in name
 
 
-def _download(filesystem: Any, path: str, manifest: BundleManifest, local: Path) -> None:
-    local.parent.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def _one_at_a_time(directory: Path) -> Iterator[None]:
+    """Among the threads and processes that share a cache: a bundle is fetched once, not by each of them."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _download(filesystem: Any, path: str, manifest: BundleManifest, local: Path, uri: str) -> None:
+    """Copy and check: what was cut short on its way is not kept."""
     part = Path(tempfile.mkdtemp(dir=local.parent))
     try:
         for name in manifest.files:
@@ -180,12 +200,9 @@ def _download(filesystem: Any, path: str, manifest: BundleManifest, local: Path)
             try:
                 filesystem.get_file(f"{path}/{name}", str(part / name))
             except FileNotFoundError as error:
-                raise BrokenBundle(f"bundle {path}: file {name!r} is missing") from error
+                raise BrokenBundle(f"bundle {uri}: file {name!r} is missing") from error
+        _check_files(part, manifest, uri)
         (part / MANIFEST).write_bytes(manifest.to_bytes())
-        try:
-            os.replace(part, local)
-        except OSError:
-            if not (local / MANIFEST).exists():  # else another process was faster, with the same bytes
-                raise
+        os.replace(part, local)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -214,6 +214,18 @@ def test_a_file_missing_from_an_object_store_leaves_nothing_behind(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_what_was_cut_short_on_its_way_is_not_kept(bundle: Bundle, memory: str, tmp_path: Path) -> None:
+    uri = publish(bundle, memory)
+    store, file = fsspec.filesystem("memory"), f"/bundles/ranker-{bundle.digest[:12]}/double.onnx"
+    whole = store.cat_file(file)
+    store.pipe_file(file, whole[:-1])
+    with pytest.raises(BrokenBundle, match=r"double\.onnx.*sha256"):
+        open_bundle(uri, cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+    store.pipe_file(file, whole)
+    assert open_bundle(uri, cache=tmp_path / "cache").manifest == bundle.manifest
+
+
 def test_a_tampered_copy_of_an_object_store_is_found(bundle: Bundle, memory: str, tmp_path: Path) -> None:
     uri = publish(bundle, memory)
     cached = open_bundle(uri, cache=tmp_path / "cache")
