@@ -36,8 +36,8 @@ from param_server.settings import StoreSettings
 from param_server.store import Store
 from param_server.table_load import Commit, LoadReport, load_id_rows, load_records
 from param_server.verification import Verification, verify_id_table, verify_space
+from param_server.windows import Windows
 from realtime_infer.settings import EncoderSettings
-from realtime_infer.windows import Windows
 
 T = TypeVar("T")
 _CODECS = {"int8": CONTENT_INT8, "fp16": CONTENT_FP16}

@@ -21,6 +21,7 @@ from param_server.connection import connect
 from param_server.generations import Generations
 from param_server.settings import StoreSettings
 from param_server.store import Store
+from param_server.windows import Windows
 from realtime_infer.encoder_source import EncoderSource
 from realtime_infer.event_metrics import EventMetrics
 from realtime_infer.event_rpc import EventsService
@@ -33,7 +34,6 @@ from realtime_infer.rpc import ItemsService, items_server
 from realtime_infer.sequences import Sequences
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.statuses import Statuses
-from realtime_infer.windows import Windows
 from realtime_infer.worker import Worker
 
 DOOR_HTTP_PORT, WORKER_HTTP_PORT = 8081, 9090

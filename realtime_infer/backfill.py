@@ -20,12 +20,12 @@ from contracts.items import Item, check_item
 from contracts.window import Window
 from param_server.offline import OfflineTable
 from param_server.store import MAX_WINDOW, Store
+from param_server.windows import Windows
 from realtime_infer.backfill_ledger import BackfillLedger, Done, batch_digest
 from realtime_infer.encoder import Encoder
 from realtime_infer.ingest import Ingest
 from realtime_infer.isolate import encode_isolated
 from realtime_infer.settings import EncoderSettings
-from realtime_infer.windows import Windows
 
 MAX_FAILURES = 1_000
 Source = Item | tuple[str, RepcenterError]

@@ -1,4 +1,4 @@
-"""Every key of the push stream and the window streams, and its lifetime.
+"""Every key of the push stream and its lifetime; the window streams are param_server.window_stream's.
 
 | key                    | type   | holds                                          | lives until             |
 | ---------------------- | ------ | ---------------------------------------------- | ----------------------- |
@@ -8,7 +8,6 @@
 | rc2:{p<n>}:bytes       | string | payload bytes in that stream                   | for ever                |
 | rc2:{p<n>}:dead        | stream | dead letters: the entry's fields, code, reason | newest max_dead_letters |
 | rc2:{p<n>}:status:<id> | hash   | status of the item's newest push               | its end + status_ttl    |
-| rc2:w:<space, 16 hex>  | stream | window messages, field `w`                     | newest max_windows      |
 
 `{p<n>}` is the partition: all keys of one partition lie in one cluster slot, so one script may touch them.
 An item belongs to one partition only. The raw UTF-8 of the id comes last, so any bytes in it are safe.
@@ -21,7 +20,6 @@ from dataclasses import dataclass
 from param_server.keys import PREFIX
 
 GROUP = b"encoders"
-WINDOW_FIELD = b"w"
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,3 @@ class Partition:
 
     def status(self, item_id: bytes) -> bytes:
         return self._prefix + b"status:" + item_id
-
-
-def window_stream(space_id: str) -> bytes:
-    """Where the windows of a space are announced."""
-    return PREFIX + b"w:" + space_id.encode()

@@ -18,6 +18,7 @@ import numpy as np
 from contracts.codec import tombstones
 from contracts.errors import Conflict, DeadlineExceeded, RepcenterError, Unavailable
 from contracts.window import Window
+from param_server.windows import Windows
 from realtime_infer.encoder import Encoder
 from realtime_infer.encoder_source import EncoderSource
 from realtime_infer.isolate import encode_isolated
@@ -27,7 +28,6 @@ from realtime_infer.push_queue import Delivery, PushQueue, Settlement
 from realtime_infer.push_status import PushState
 from realtime_infer.sequences import Sequences
 from realtime_infer.settings import EncoderSettings
-from realtime_infer.windows import Windows
 
 log = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0

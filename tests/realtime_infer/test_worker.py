@@ -18,13 +18,13 @@ from contracts.window import Window
 from param_server.generations import Generations
 from param_server.settings import StoreSettings
 from param_server.store import Store
+from param_server.windows import Windows
 from realtime_infer.app import open_worker
 from realtime_infer.encoder import Encoder
 from realtime_infer.ingest import Backlog, Ingest
 from realtime_infer.push_queue import PushQueue
 from realtime_infer.push_status import PushState
 from realtime_infer.settings import EncoderSettings
-from realtime_infer.windows import Windows
 from tests.encoder_bundle import ASCII_TOKENS, make_encoder_bundle, picture
 from tests.param_server.samples import make_generation, make_id_rows, seal_ranker
 from tests.realtime_infer.conftest import entries

@@ -15,11 +15,12 @@ from redis.asyncio import Redis
 from contracts.space import Space
 from contracts.window import Window, decode_window
 from param_server.settings import StoreSettings
+from param_server.window_stream import WINDOW_FIELD, window_stream
 from realtime_infer.app import RunningWorker, open_worker
 from realtime_infer.ingest import Ingest
 from realtime_infer.push_status import PushStatus
 from realtime_infer.settings import EncoderSettings
-from realtime_infer.stream_keys import GROUP, WINDOW_FIELD, Partition, window_stream
+from realtime_infer.stream_keys import GROUP, Partition
 from tests.realtime_infer.conftest import entries
 
 KEYS = Partition()

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from contracts.window import Window, encode_window
 from param_server.connection import redis_errors
 from param_server.store import Store
-from realtime_infer.stream_keys import WINDOW_FIELD, window_stream
+from param_server.window_stream import WINDOW_FIELD, window_stream
 
 
 class Windows:
