@@ -1,6 +1,7 @@
 """Picture bytes -> the encoder's tensor: with contracts.items the one preprocessing of training and serving.
 
-How pixels become numbers is data (`ImagePreprocessing`) and travels in the encoder bundle.
+How pixels become numbers is data (`ImagePreprocessing`) and travels in the encoder bundle. The work has two
+steps: `decode_pixels`, hostile bytes to 8-bit RGB, which may run in a process that may die, and `normalise`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ MAX_TILES = 100_000  # strips of a TIFF, each decoded by a call of its own
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _DRAFT_FACTOR = 2
 _MAX_SIDE = 4096
+Pixels = npt.NDArray[np.uint8]
 _START_OF_SCAN = b"\xff\xda"  # within entropy-coded data 0xFF is always followed by 0x00 or a restart marker
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -75,7 +77,12 @@ def preprocessing_from_json(document: dict[str, Any]) -> ImagePreprocessing:
 def decode_image(
     data: bytes, preprocessing: ImagePreprocessing, field: str = "image"
 ) -> npt.NDArray[np.float32]:
-    """One picture -> (3, height, width) float32.
+    """One picture -> (3, height, width) float32: `decode_pixels`, then `normalise`. Raises as the first."""
+    return normalise(decode_pixels(data, preprocessing.height, preprocessing.width, field), preprocessing)
+
+
+def decode_pixels(data: bytes, height: int, width: int, field: str = "image") -> Pixels:
+    """One picture -> (height, width, 3) uint8, RGB.
 
     The first frame of an animation, turned as its EXIF says, transparency over white.
     Raises InvalidInput (not a readable picture) or TooLarge (bytes or pixels), never anything else.
@@ -89,7 +96,7 @@ def decode_image(
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
                 _check_work(picture, data, field)
-                rgb = _upright_rgb(picture, preprocessing.width, preprocessing.height)
+                return np.asarray(_upright_rgb(picture, width, height))
     except TooLarge:
         raise
     except Image.DecompressionBombError as error:
@@ -97,10 +104,18 @@ def decode_image(
         raise TooLarge(field, least, MAX_IMAGE_PIXELS, "pixels or more") from error
     except Exception as error:  # Pillow's decoders raise almost anything on hostile bytes
         raise InvalidInput(field, data[:16], f"is not a readable picture ({type(error).__name__})") from error
-    values = np.asarray(rgb, dtype=np.float32) / np.float32(255)
+
+
+def normalise(pixels: Pixels, preprocessing: ImagePreprocessing) -> npt.NDArray[np.float32]:
+    """(height, width, 3) uint8 -> (3, height, width) float32, (x / 255 - mean) / std, from a table of 256."""
+    levels = np.arange(256, dtype=np.float32) / np.float32(255)
     mean = np.asarray(preprocessing.mean, dtype=np.float32)
     std = np.asarray(preprocessing.std, dtype=np.float32)
-    return np.ascontiguousarray(((values - mean) / std).transpose(2, 0, 1))
+    table = (levels[:, None] - mean) / std
+    out = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
+    for channel in range(3):
+        np.take(table[:, channel], pixels[..., channel], out=out[channel], mode="clip")
+    return out
 
 
 def _check_work(picture: Image.Image, data: bytes, field: str) -> None:

@@ -28,6 +28,7 @@ MAX_FIELD_CHARACTERS = 20_000
 MAX_FIELDS = 64
 MAX_NAME_CHARACTERS = 128
 MAX_TOKENS = 256
+MAX_URL_CHARACTERS = 4_096
 TEMPLATE_VERSION = 1
 
 AttributeValue = str | float | Sequence[str]
@@ -48,12 +49,20 @@ def check_item_id(value: object, where: str = "item_id") -> str:
 
 @dataclass(frozen=True)
 class Item:
-    """Something that can be shown. `text` holds the title and any further text fields by name."""
+    """Something that can be shown. `text` holds the title and any further text fields by name.
+
+    Its picture is given by its bytes, or by where it is: a URL or an object's path, fetched before encoding.
+    """
 
     item_id: str
     text: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
     image: bytes | None = None
+    image_url: str | None = None
+
+    @property
+    def has_picture(self) -> bool:
+        return self.image is not None or self.image_url is not None
 
 
 def check_item(item: Item) -> Item:
@@ -70,7 +79,26 @@ def check_item(item: Item) -> Item:
             raise InvalidInput("image", item.image, "must be bytes")
         if len(item.image) > MAX_IMAGE_BYTES:
             raise TooLarge("image", len(item.image), MAX_IMAGE_BYTES, "bytes")
+    if item.image_url is not None:
+        check_image_url(item.image_url)
+        if item.image is not None:
+            raise InvalidInput("image_url", item.image_url, "cannot be given together with image")
     return item
+
+
+def check_image_url(value: object, where: str = "image_url") -> str:
+    """A usable reference to a picture: `scheme://…` or an absolute path. Whether it is allowed, and whether
+    anything is there, the fetcher says. Raises InvalidInput or TooLarge."""
+    if not isinstance(value, str):
+        raise InvalidInput(where, value, "must be a string")
+    if len(value) > MAX_URL_CHARACTERS:
+        raise TooLarge(where, len(value), MAX_URL_CHARACTERS, "characters")
+    _utf8_bytes(value, where)
+    if not value.isprintable():
+        raise InvalidInput(where, value, "must not hold control characters or blanks other than spaces")
+    if not (value.startswith("/") or "://" in value):
+        raise InvalidInput(where, value, "must be a URL or the path of an object")
+    return value
 
 
 def check_attributes(values: Mapping[str, AttributeValue], where: str) -> None:
@@ -147,18 +175,30 @@ class TextTemplate:
         return ". ".join(parts)
 
 
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> list[npt.NDArray[np.int64]]:
+    """Texts -> the ids of each (L_k,) int64, at most max_tokens, not padded."""
+    tokenizer.enable_truncation(max_length=max_tokens)
+    tokenizer.no_padding()
+    return [np.array(e.ids, dtype=np.int64) for e in tokenizer.encode_batch(list(texts))]
+
+
+def pad_tokens(
+    rows: Sequence[npt.NDArray[np.int64]],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """K rows of ids -> input_ids and attention_mask (K, L) int64, L = the longest; 0 behind the shorter."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    ids = np.zeros(mask.shape, dtype=np.int64)
+    if rows:
+        ids[mask] = np.concatenate(rows)
+    return ids, mask.astype(np.int64)
+
+
 def tokenise(
     tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Texts -> input_ids and attention_mask (K, L) int64, L = the longest, at most max_tokens."""
-    tokenizer.enable_truncation(max_length=max_tokens)
-    tokenizer.enable_padding()
-    if not texts:
-        return np.zeros((0, 0), dtype=np.int64), np.zeros((0, 0), dtype=np.int64)
-    encoded = tokenizer.encode_batch(list(texts))
-    ids = np.array([e.ids for e in encoded], dtype=np.int64)
-    mask = np.array([e.attention_mask for e in encoded], dtype=np.int64)
-    return ids, mask
+    return pad_tokens(token_ids(tokenizer, texts, max_tokens))
 
 
 @dataclass(frozen=True)

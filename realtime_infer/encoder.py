@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,41 @@ from contracts.codec import Rows, encode_records
 from contracts.encoder_spec import MODALITIES, EncoderSpec, encoder_spec_from_json
 from contracts.errors import BrokenBundle, InvalidInput, RepcenterError
 from contracts.guard import PROBES_FILE, Guard, read_guard
-from contracts.images import decode_image
+from contracts.images import Pixels, normalise
 from contracts.items import Item, attribute_slots, check_item
 from contracts.onnx_model import Device, OnnxModel, check_runtime, replay
 from contracts.space import DEFAULT_BUCKETS, Space
-from contracts.towers import Towers
+from contracts.towers import Tokens, Towers
+from realtime_infer.pictures import Pictures, decode_here
 
 Matrix = npt.NDArray[np.float32]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """K items ready for the graphs. attributes: (K, A) uint32; tokens and pixels by position, where an item
+    has them: (L,) int64 and (H, W, 3) uint8; failures: position -> why that item goes no further."""
+
+    item_ids: Sequence[str]
+    attributes: npt.NDArray[np.uint32]
+    tokens: Mapping[int, Tokens]
+    pixels: Mapping[int, Pixels]
+    failures: Mapping[int, RepcenterError]
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def part(self, start: int, stop: int) -> Prepared:
+        """Items start to stop alone, at positions from 0."""
+
+        def cut(values: Mapping[int, T]) -> dict[int, T]:
+            return {i - start: value for i, value in values.items() if start <= i < stop}
+
+        kept = slice(start, stop)
+        return Prepared(
+            self.item_ids[kept], self.attributes[kept], cut(self.tokens), cut(self.pixels), cut(self.failures)
+        )
 
 
 @dataclass(frozen=True)
@@ -45,7 +73,7 @@ class Encoded:
 
 
 class Encoder:
-    """An opened encoder bundle. One call of encode() at a time: the tokeniser's settings are shared."""
+    """An opened encoder bundle. prepare() of one batch may run beside run() of another."""
 
     def __init__(
         self,
@@ -105,14 +133,30 @@ class Encoder:
         return replay(self._bundle, self._models, self._spec.tolerance)
 
     def encode(self, items: Sequence[Item]) -> Encoded:
-        """K items -> vectors and attribute slots. Failures are per item; raises only where a graph does."""
+        """K items -> vectors and attribute slots: `prepare` with pictures decoded here, then `run`."""
+        return self.run(self.prepare(items, decode_here(items, self.picture_size)))
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """(height, width) of the pixels that the image tower takes."""
+        return self._spec.image.height, self._spec.image.width
+
+    def prepare(self, items: Sequence[Item], pictures: Pictures) -> Prepared:
+        """Everything before the graphs: checks, attribute slots, tokens. May run beside run().
+
+        pictures: of the items that have one, by position, decoded (realtime_infer.pictures).
+        """
         count, failures = len(items), dict[int, RepcenterError]()
         attributes = np.zeros((count, self.space.attribute_slots), dtype=np.uint32)
-        texts, pixels = dict[int, str](), dict[int, Matrix]()
+        texts, pixels = dict[int, str](), dict[int, Pixels]()
         for i, item in enumerate(items):
             try:
                 attributes[i] = attribute_slots(check_item(item).attributes, self._spec.attributes)
-                picture = None if item.image is None else decode_image(item.image, self._spec.image)
+                picture = pictures.get(i)
+                if isinstance(picture, RepcenterError):
+                    raise picture
+                if picture is None and item.has_picture:
+                    raise InvalidInput("image_url", item.image_url, "was not fetched before it was encoded")
                 text = self._spec.template.render(item.text)
                 if picture is None and not text:
                     fields = ", ".join(self._spec.template.fields)
@@ -125,9 +169,30 @@ class Encoder:
                 texts[i] = text
             if picture is not None:
                 pixels[i] = picture
-        blocks = self._vectors(count, texts, pixels)
-        self._refuse_not_finite(items, blocks, failures)
-        return Encoded(blocks, attributes, failures)
+        tokens = self._tokens(texts, failures)
+        for i in failures:
+            pixels.pop(i, None)
+        return Prepared([item.item_id for item in items], attributes, tokens, pixels, failures)
+
+    def _tokens(self, texts: Mapping[int, str], failures: dict[int, RepcenterError]) -> dict[int, Tokens]:
+        """A text on which the tokeniser raises becomes a failure of its own."""
+        try:
+            return dict(zip(texts, self._towers.tokens(list(texts.values())), strict=True))
+        except Exception:  # tokenizers raises plain Exception
+            tokens = dict[int, Tokens]()
+        for i, text in texts.items():
+            try:
+                tokens[i] = self._towers.tokens([text])[0]
+            except Exception as error:
+                failures[i] = InvalidInput("text", text, f"cannot be tokenised ({type(error).__name__})")
+        return tokens
+
+    def run(self, prepared: Prepared) -> Encoded:
+        """The graphs. Failures are per item; raises only where a graph does."""
+        failures = dict(prepared.failures)
+        blocks = self._vectors(len(prepared), prepared.tokens, prepared.pixels)
+        self._refuse_not_finite(prepared.item_ids, blocks, failures)
+        return Encoded(blocks, prepared.attributes, failures)
 
     def records(self, encoded: Encoded, sequences: npt.NDArray[np.uint64]) -> Rows:
         """The records of the G good items, those that lost too much flagged (contracts.guard).
@@ -140,21 +205,24 @@ class Encoder:
         self.guard.mark(vectors, rows, self.space)
         return rows
 
-    def _vectors(self, count: int, texts: Mapping[int, str], pixels: Mapping[int, Matrix]) -> list[Matrix]:
+    def _vectors(
+        self, count: int, tokens: Mapping[int, Tokens], pixels: Mapping[int, Pixels]
+    ) -> list[Matrix]:
         blocks = [np.zeros((count, dim), dtype=np.float32) for dim in self.space.dims]
-        rows = np.array(sorted(texts.keys() | pixels.keys()), dtype=np.int64)
+        rows = np.array(sorted(tokens.keys() | pixels.keys()), dtype=np.int64)
         if len(rows) == 0:
             return blocks
         text_features = np.zeros((count, self._text_dim), dtype=np.float32)
         image_features = np.zeros((count, self._image_dim), dtype=np.float32)
         has_text, has_image = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
-        if texts:
-            at = list(texts)
-            text_features[at] = self._towers.text_features(list(texts.values()))
+        if tokens:
+            at = list(tokens)
+            text_features[at] = self._towers.token_features(list(tokens.values()))
             has_text[at] = True
         if pixels:
             at = list(pixels)
-            image_features[at] = self._towers.image_features(np.stack(list(pixels.values())))
+            values = np.stack([normalise(picture, self._spec.image) for picture in pixels.values()])
+            image_features[at] = self._towers.image_features(values)
             has_image[at] = True
         outputs = self._head.run(
             {
@@ -171,13 +239,13 @@ class Encoder:
 
     @staticmethod
     def _refuse_not_finite(
-        items: Sequence[Item], blocks: list[Matrix], failures: dict[int, RepcenterError]
+        item_ids: Sequence[str], blocks: list[Matrix], failures: dict[int, RepcenterError]
     ) -> None:
-        broken = np.zeros(len(items), dtype=bool)
+        broken = np.zeros(len(item_ids), dtype=bool)
         for block in blocks:
             broken |= ~np.isfinite(block).all(axis=1)
         for i in np.flatnonzero(broken).tolist():
-            failures[i] = InvalidInput("item", items[i].item_id, "has a vector that is not finite")
+            failures[i] = InvalidInput("item", item_ids[i], "has a vector that is not finite")
             for block in blocks:
                 block[i] = 0
 

@@ -77,7 +77,7 @@ class Ingest:
         check_item(item)
         if item.image is not None and not item.image:
             raise InvalidInput("image", item.image, "is empty")
-        if item.image is None and not any(text.strip() for text in item.text.values()):
+        if not item.has_picture and not any(text.strip() for text in item.text.values()):
             raise InvalidInput("item", item.item_id, "needs a picture or a text that is not blank")
         with nullcontext() if admitted else self.admit():
             return await self._accept(item.item_id, encode_push(item))

@@ -13,6 +13,7 @@ from contracts.images import MAX_IMAGE_BYTES
 from contracts.items import MAX_ID_BYTES, Item
 
 _TITLE = "title"
+_DATA = "data:"
 _BLANKS = {ord(c): None for c in " \t\r\n"}
 EXAMPLE: dict[str, JsonValue] = {
     "item_id": "heat-1995",
@@ -45,15 +46,19 @@ class ItemBody(BaseModel):
     image: str | None = Field(
         None, description="The picture (JPEG, PNG, WebP, GIF, BMP, TIFF) in base64, or as a data URI of it."
     )
+    image_url: str | None = Field(
+        None,
+        description="Where the picture is, instead of image: an https:// URL or the path of an object "
+        "(s3://…), both only as far as the operator allows them, or a data URI in base64.",
+    )
 
     def item(self) -> Item:
         """Raises InvalidInput or TooLarge."""
         text = dict(self.text)
         if self.title is not None and text.setdefault(_TITLE, self.title) != self.title:
             raise InvalidInput(_TITLE, self.title, "differs from text.title")
-        return Item(
-            self.item_id, text, self.attributes, None if self.image is None else decode_base64(self.image)
-        )
+        image = None if self.image is None else decode_base64(self.image)
+        return Item(self.item_id, text, self.attributes, *picture(image, self.image_url))
 
 
 class ReceiptBody(BaseModel):
@@ -74,17 +79,29 @@ class StatusBody(BaseModel):
     updated_ms: int | None = Field(description="Milliseconds since the epoch; null where not remembered.")
 
 
-def decode_base64(image: str) -> bytes:
-    """Base64 or a data URI -> the picture's bytes. Raises InvalidInput or TooLarge, both name `image`."""
+def picture(image: bytes | None, image_url: str | None) -> tuple[bytes | None, str | None]:
+    """The two fields of an item's picture, of which at most one is given; a data URI becomes bytes.
+
+    Raises InvalidInput or TooLarge.
+    """
+    if image_url is None or image_url[: len(_DATA)].lower() != _DATA:
+        return image, image_url
+    if image is not None:
+        raise InvalidInput("image_url", image_url[:64], "cannot be given together with image")
+    return decode_base64(image_url, "image_url"), None
+
+
+def decode_base64(image: str, field: str = "image") -> bytes:
+    """Base64 or a data URI -> the picture's bytes. Raises InvalidInput or TooLarge, both name the field."""
     encoded = image
-    if image.startswith("data:"):
+    if image[: len(_DATA)].lower() == _DATA:
         head, comma, encoded = image.partition(",")
-        if not comma or not head.endswith(";base64"):
-            raise InvalidInput("image", image[:64], "must be a data URI in base64")
+        if not comma or not head.lower().endswith(";base64"):
+            raise InvalidInput(field, image[:64], "must be a data URI in base64")
     encoded = encoded.translate(_BLANKS)
     if len(encoded) // 4 * 3 > MAX_IMAGE_BYTES + 3:
-        raise TooLarge("image", len(encoded) // 4 * 3, MAX_IMAGE_BYTES, "bytes")
+        raise TooLarge(field, len(encoded) // 4 * 3, MAX_IMAGE_BYTES, "bytes")
     try:
         return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidInput("image", image[:64], "is neither base64 nor a data URI in base64") from error
+        raise InvalidInput(field, image[:64], "is neither base64 nor a data URI in base64") from error

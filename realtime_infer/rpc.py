@@ -15,6 +15,7 @@ from doors.grpc_errors import Context, GrpcErrors
 from doors.grpc_server import GrpcServer
 from realtime_infer.event_rpc import EVENTS_SERVICE, EventsService
 from realtime_infer.ingest import Ingest
+from realtime_infer.item_body import picture
 from realtime_infer.metrics import DoorMetrics
 from realtime_infer.push_status import PushState, PushStatus, Receipt
 from realtime_infer.settings import EncoderSettings
@@ -91,7 +92,10 @@ def item(request: pb.PushRequest) -> Item:
         message.item_id,
         dict(message.text),
         read_columns(message.attributes, "attributes"),
-        message.image if message.HasField("image") else None,
+        *picture(
+            message.image if message.HasField("image") else None,
+            message.image_url if message.HasField("image_url") else None,
+        ),
     )
 
 

@@ -309,6 +309,7 @@ def item_body(item: Item) -> bytes:
             "text": dict(item.text),
             "attributes": dict(item.attributes),
             "image": None if item.image is None else base64.b64encode(item.image).decode(),
+            **({} if item.image_url is None else {"image_url": item.image_url}),
         }
     )
 
@@ -324,6 +325,7 @@ def item_message(item: Item) -> pb.Item:
         text=item.text,
         attributes=column_messages(item.attributes),
         image=item.image,
+        image_url=item.image_url,
     )
 
 

@@ -87,6 +87,7 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "text": (2, "map<string, string>"),
         "attributes": (3, "map<string, Attribute>"),
         "image": (4, "optional bytes"),
+        "image_url": (5, "optional string"),
     },
     "PushRequest": {"item": (1, "Item")},
     "DeleteRequest": {"item_id": (1, "string")},

@@ -20,6 +20,10 @@ def test_the_bytes_of_a_push_are_fixed() -> None:
         encode_push(item) == b"RP\x01\x01" + b"\x4a\x00\x00\x00" + b"\x05\x00\x00\x00" + head + b"\xff\x00png"
     )
     assert encode_delete() == bytes.fromhex("52500102" + "00000000" + "00000000")
+    named = b'{"attributes":{},"image_url":"s3://pictures/a.jpg","text":{}}'
+    assert encode_push(Item("a", image_url="s3://pictures/a.jpg")) == (
+        b"RP\x02\x01" + bytes([len(named)]) + bytes(7) + named
+    )
 
 
 def test_a_push_comes_back() -> None:
@@ -28,6 +32,8 @@ def test_a_push_comes_back() -> None:
     assert entry.item == item
     assert (entry.item_id, entry.sequence) == ("ä\0:{}", 7)
     assert decode_entry(fields(encode_delete())).item is None
+    named = Item("a", {"title": "Heat"}, image_url="https://cdn.example.com/ü.jpg?a=b#c")
+    assert decode_entry(fields(encode_push(named))).item == named
 
 
 @given(
@@ -54,8 +60,8 @@ def test_foreign_bytes_are_refused_by_a_typed_error(payload: bytes) -> None:
 
 def test_unknown_versions_and_kinds_are_refused() -> None:
     good = encode_push(Item("a", {"title": "x"}))
-    with pytest.raises(UnknownVersion, match="push entry: version 2"):
-        decode_entry(fields(good[:2] + b"\x02" + good[3:]))
+    with pytest.raises(UnknownVersion, match="push entry: version 3"):
+        decode_entry(fields(good[:2] + b"\x03" + good[3:]))
     with pytest.raises(UnknownVersion, match="kind"):
         decode_entry(fields(good[:3] + b"\x09" + good[4:]))
 
@@ -70,6 +76,7 @@ def test_unknown_versions_and_kinds_are_refused() -> None:
         fields(encode_push(Item("a", {"title": "x"})) + b"!"),
         fields(encode_delete(), sequence=b"seven"),
         fields(encode_delete(), item_id=b"\xff"),
+        fields(b"RP\x02" + encode_push(Item("a", {"title": "x"}))[3:]),
     ],
 )
 def test_malformed_entries_are_refused(broken: dict[bytes, bytes]) -> None:

@@ -115,14 +115,14 @@ async def test_an_item_on_which_the_graph_itself_raises_dies_alone(
 async def test_entries_that_are_no_pushes_are_dead_letters(
     redis: Redis, ingest: Ingest, encoder_settings: EncoderSettings, settings: StoreSettings
 ) -> None:
-    await redis.xadd(KEYS.pushes, {"i": "future", "s": "1", "p": b"RP\x02\x01later version"})
+    await redis.xadd(KEYS.pushes, {"i": "future", "s": "1", "p": b"RP\x09\x01later version"})
     await redis.xadd(KEYS.pushes, {"unknown": "fields"})
     await ingest.push(titled("a"))
     async with working(encoder_settings, settings):
         await ended(ingest, ["a"])
         (status,) = await ended(ingest, ["future"])
     assert (status.state, status.sequence) == (PushState.DEAD, 1)
-    assert "version 2" in status.reason
+    assert "version 9" in status.reason
     assert [letter[b"code"] for letter in await dead_letters(redis)] == [b"unknown_version", b"invalid"]
     assert await redis.xlen(KEYS.pushes) == 0
 

@@ -165,6 +165,8 @@ def test_items_carry_text_attributes_and_picture() -> None:
     assert list(message.attributes["tags"].tokens.values) == ["a", "b"]
     assert message.image == b"\x89PNG"
     assert not item_message(Item("i2")).HasField("image")
+    named = Item("i3", image_url="s3://pictures/a.jpg")
+    assert orjson.loads(item_body(named))["image_url"] == item_message(named).image_url == named.image_url
 
 
 async def test_a_door_that_is_not_there_is_unavailable() -> None:

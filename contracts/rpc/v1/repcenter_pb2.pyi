@@ -200,7 +200,7 @@ class Attribute(_message.Message):
     def __init__(self, text: _Optional[str] = ..., number: _Optional[float] = ..., tokens: _Optional[_Union[TokenList, _Mapping]] = ...) -> None: ...
 
 class Item(_message.Message):
-    __slots__ = ("item_id", "text", "attributes", "image")
+    __slots__ = ("item_id", "text", "attributes", "image", "image_url")
     class TextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -219,11 +219,13 @@ class Item(_message.Message):
     TEXT_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_URL_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     text: _containers.ScalarMap[str, str]
     attributes: _containers.MessageMap[str, Attribute]
     image: bytes
-    def __init__(self, item_id: _Optional[str] = ..., text: _Optional[_Mapping[str, str]] = ..., attributes: _Optional[_Mapping[str, Attribute]] = ..., image: _Optional[bytes] = ...) -> None: ...
+    image_url: str
+    def __init__(self, item_id: _Optional[str] = ..., text: _Optional[_Mapping[str, str]] = ..., attributes: _Optional[_Mapping[str, Attribute]] = ..., image: _Optional[bytes] = ..., image_url: _Optional[str] = ...) -> None: ...
 
 class PushRequest(_message.Message):
     __slots__ = ("item",)
