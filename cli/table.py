@@ -238,7 +238,7 @@ class _Commits:
         settings = StoreSettings()
         stream = self._redis
         if settings.stream_url is not None:
-            stream = self._stream = connect(settings.stream_url, settings)
+            stream = self._stream = connect(settings.stream_url, settings, "stream_url")
         windows = Windows(Store(self._redis), stream, EncoderSettings().max_windows)
 
         async def commit(window: Window) -> npt.NDArray[np.bool_]:

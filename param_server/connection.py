@@ -8,17 +8,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
+from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from contracts.errors import DeadlineExceeded, InvalidInput, Unavailable
+from param_server.breaker import BreakerLimits
+from param_server.link import Link, LinkPool
 from param_server.settings import StoreSettings
+from param_server.tls import tls_options, tls_reason
 
 _SCHEMES = ("redis", "rediss", "unix")
 _READ_BYTES = 1 << 18
@@ -34,30 +35,44 @@ def redacted(url: str) -> str:
         return "(unreadable URL)"
 
 
-def connect(url: str, settings: StoreSettings) -> Redis:
-    """A client with a pool of its own; replies are bytes; `await client.aclose()` closes the pool.
+def connect(url: str, settings: StoreSettings, setting: str = "redis_url") -> Redis:
+    """A client with a pool and a link (retries, breaker) of its own; replies are bytes; `await
+    client.aclose()` closes the pool. setting: where the URL is from, for errors.
 
-    Connects on first use. A lost connection is tried again once, a timeout never is. When all
-    connections are busy a caller waits socket_timeout_s for one, then fails.
-    Raises InvalidInput where the URL cannot be used.
+    Connects on first use. Raises InvalidInput where the URL or a file of its TLS cannot be used.
     """
     try:
-        scheme = urlsplit(url).scheme
-        if scheme not in _SCHEMES:
-            raise InvalidInput("redis_url", redacted(url), f"must begin with one of {_SCHEMES}")
-        pool = BlockingConnectionPool.from_url(
+        parts = urlsplit(url)
+        if parts.scheme not in _SCHEMES:
+            raise InvalidInput(setting, redacted(url), f"must begin with one of {_SCHEMES}")
+        if any(name.startswith("ssl_") for name, _ in parse_qsl(parts.query)):
+            raise InvalidInput(setting, redacted(url), "takes no ssl_ options: set REPCENTER_REDIS_TLS_*")
+        pool = LinkPool.from_url(
             url,
+            link=_link(url, settings),
             max_connections=settings.max_connections,
-            timeout=settings.socket_timeout_s,
+            timeout=settings.pool_wait_s,
             socket_timeout=settings.socket_timeout_s,
             socket_connect_timeout=settings.socket_timeout_s,
             socket_read_size=_READ_BYTES,
             decode_responses=False,
-            retry=Retry(ExponentialBackoff(cap=0.1, base=0.01), 1, supported_errors=(RedisConnectionError,)),
+            **(tls_options(settings) if parts.scheme == "rediss" else {}),
         )
     except ValueError:
-        raise InvalidInput("redis_url", redacted(url), "is not a URL of a Redis server") from None
+        raise InvalidInput(setting, redacted(url), "is not a URL of a Redis server") from None
     return Redis.from_pool(pool)
+
+
+def _link(url: str, settings: StoreSettings) -> Link:
+    limits = BreakerLimits(
+        failures=settings.breaker_failures,
+        share=settings.breaker_share,
+        window_s=settings.breaker_window_s,
+        silence_s=settings.breaker_silence_s,
+        open_s=settings.breaker_open_s,
+        longest_open_s=settings.breaker_longest_open_s,
+    )
+    return Link(redacted(url), settings.redis_retries, settings.redis_retry_share, limits)
 
 
 async def answers(url: str, settings: StoreSettings) -> bool:
@@ -91,4 +106,4 @@ async def redis_errors(what: str) -> AsyncIterator[None]:
     except (RedisConnectionError, ResponseError, OSError) as error:
         if isinstance(error, asyncio.TimeoutError):
             raise DeadlineExceeded(f"{what}: the caller's time ran out") from error
-        raise Unavailable(f"{what}: {error}") from error
+        raise Unavailable(f"{what}: {tls_reason(error) or error}") from error

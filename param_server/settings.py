@@ -33,5 +33,68 @@ class StoreSettings(BaseSettings):
         description="seconds to wait for a connection or for a reply; blocking reads must wait less",
     )
     max_connections: int = Field(
-        default=64, ge=1, le=10_000, description="connections per process; further callers wait their turn"
+        default=64,
+        ge=1,
+        le=10_000,
+        description="connections per process and server; further callers wait their turn",
+    )
+    pool_wait_s: float = Field(
+        default=2.0,
+        gt=0,
+        le=600,
+        description="longest wait for a connection while all are busy; the caller's deadline ends it sooner",
+    )
+    redis_retries: int = Field(
+        default=1, ge=0, le=5, description="how often a call whose connection was lost is made again"
+    )
+    redis_retry_share: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="share of calls that may be made again, beside ten saved up: an outage does not "
+        "multiply the load",
+    )
+    breaker_failures: int = Field(
+        default=10,
+        ge=1,
+        description="failed calls in a row after which a server is not asked for a while; calls then fail "
+        "at once",
+    )
+    breaker_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="likewise where this share of at least 20 calls failed within breaker_window_s",
+    )
+    breaker_window_s: float = Field(
+        default=10.0, gt=0, le=600, description="seconds over which that share is counted"
+    )
+    breaker_silence_s: float = Field(
+        default=0.1,
+        gt=0,
+        le=60,
+        description="a call that its caller gave up is a failed one where no call had a reply for so long",
+    )
+    breaker_open_s: float = Field(
+        default=0.5, gt=0, le=600, description="seconds until one call may try the server again"
+    )
+    breaker_longest_open_s: float = Field(
+        default=5.0, gt=0, le=600, description="most that breaker_open_s doubles to while such tries fail"
+    )
+    redis_tls_ca_file: Path | None = Field(
+        default=None,
+        repr=False,
+        description="rediss:// URLs: PEM file of the authority that signed the servers' certificates; unset: "
+        "the system's authorities",
+    )
+    redis_tls_cert_file: Path | None = Field(
+        default=None,
+        repr=False,
+        description="PEM file of this process's certificate, where servers ask for one",
+    )
+    redis_tls_key_file: Path | None = Field(
+        default=None, repr=False, description="PEM file of that certificate's key, without a passphrase"
+    )
+    redis_tls_check_hostname: bool = Field(
+        default=True, description="whether a server's certificate must be of the URL's host"
     )

@@ -14,11 +14,13 @@ from redis.asyncio import Redis
 from contracts.errors import InvalidInput, RepcenterError
 from doors.health import add_health, follow
 from doors.http_server import http_server
+from doors.link_metrics import LinkMetrics
 from doors.problems import install_problems
 from doors.shutdown import cancel, on_signals
 from param_server.behaviours import Behaviours
 from param_server.connection import connect
 from param_server.generations import Generations
+from param_server.link import link_of
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from param_server.windows import Windows
@@ -62,6 +64,7 @@ async def open_door(settings: EncoderSettings, store_settings: StoreSettings) ->
     """Open both doors; on leaving, finish what is in flight. Unavailable where a push could be lost."""
     async with _clients(store_settings) as (table, stream), contextlib.AsyncExitStack() as closing:
         metrics, ingest = DoorMetrics(), Ingest(stream, settings)
+        _watch(metrics.links, table, stream)
         store = Store(table)
         statuses = Statuses(ingest, store, Generations(table), settings)
         await store.check_server()
@@ -87,6 +90,7 @@ async def open_worker(
     """Start a worker; on leaving, it finishes the batch in hand."""
     async with _clients(store_settings) as (table, stream):
         metrics, store = WorkerMetrics(), Store(table)
+        _watch(metrics.links, table, stream)
         source = EncoderSource(store, Generations(table), settings)
         windows = Windows(store, stream, settings.max_windows)
         sequences = Sequences(Ingest(stream, settings), stream, store)
@@ -158,9 +162,15 @@ async def _clients(settings: StoreSettings) -> AsyncIterator[tuple[Redis, Redis]
         closing.push_async_callback(table.aclose)
         stream = table
         if settings.stream_url is not None:
-            stream = connect(settings.stream_url, settings)
+            stream = connect(settings.stream_url, settings, "stream_url")
             closing.push_async_callback(stream.aclose)
         yield table, stream
+
+
+def _watch(links: LinkMetrics, table: Redis, stream: Redis) -> None:
+    links.watch("tables", link_of(table))
+    if stream is not table:
+        links.watch("streams", link_of(stream))
 
 
 async def _say_ready(running: RunningWorker) -> None:

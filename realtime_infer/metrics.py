@@ -13,6 +13,7 @@ from contracts.codec import is_tombstone
 from contracts.errors import InvalidInput, RepcenterError
 from contracts.guard import flagged
 from contracts.window import Window
+from doors.link_metrics import LinkMetrics
 from realtime_infer.ingest import Backlog
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -25,6 +26,7 @@ class DoorMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.links = LinkMetrics(self.registry)
         self._accepts = Counter(
             "repcenter_push_total",
             "Pushes and deletions by operation, door and outcome (accepted, or the error's code).",
@@ -78,6 +80,7 @@ class WorkerMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.links = LinkMetrics(self.registry)
         self.ready = Gauge(
             "repcenter_worker_ready",
             "1 while the encoder's golden replay has passed and the stream is readable.",

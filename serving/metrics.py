@@ -8,6 +8,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from contracts.scores import STATUS_NAMES, Scores
+from doors.link_metrics import LinkMetrics
 
 Door = Literal["http", "grpc"]
 _BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -18,6 +19,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.links = LinkMetrics(self.registry)
         self._duration = Histogram(
             "repcenter_score_request_duration_seconds",
             "Score requests by door and outcome (ok, or the error's code).",

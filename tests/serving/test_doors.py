@@ -60,6 +60,7 @@ async def test_metrics(running: RunningScorer, world: World) -> None:
         f'repcenter_generation_info{{generation="{world.generation.id}",scene="default"}} 1.0',
         "repcenter_rows_in_flight 0.0",
         "repcenter_ready 1.0",
+        'repcenter_breaker_state{server="tables",state="closed"} 1.0',
     ):
         assert line in exposed
 
