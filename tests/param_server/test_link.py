@@ -122,7 +122,7 @@ async def test_what_the_breaker_refuses_never_reaches_the_server(proxy: TcpProxy
         proxy.cut_after = None
         accepted = proxy.accepted
         for _ in range(20):
-            with pytest.raises(Unavailable, match=r"breaker open for another [5-7]\d\.\d s"):
+            with pytest.raises(Unavailable, match=r"breaker open for another [4-7]\d\.\d s"):
                 await rows(redis, IDS[:5])
         assert proxy.accepted == accepted
 
