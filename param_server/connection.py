@@ -102,7 +102,8 @@ async def redis_errors(what: str) -> AsyncIterator[None]:
         if task is not None and task.cancelling() > cancellations:
             raise asyncio.CancelledError
     except RedisTimeoutError as error:
-        raise Unavailable(f"{what}: no reply from Redis in time") from error
+        missing = "connection to" if "connecting" in str(error) else "reply from"
+        raise Unavailable(f"{what}: no {missing} Redis in time") from error
     except (RedisConnectionError, ResponseError, OSError) as error:
         if isinstance(error, asyncio.TimeoutError):
             raise DeadlineExceeded(f"{what}: the caller's time ran out") from error

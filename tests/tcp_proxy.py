@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -105,10 +106,10 @@ class TcpProxy:
 
 
 @contextlib.asynccontextmanager
-async def tcp_proxy(target: str) -> AsyncIterator[TcpProxy]:
-    """A proxy to the server of a redis:// or unix:// URL, on a free port."""
+async def tcp_proxy(target: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[TcpProxy]:
+    """A proxy to the server of a redis:// or unix:// URL, on a free port. tls: spoken with the client."""
     proxy = TcpProxy(target)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=tls)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy
