@@ -63,9 +63,9 @@ def tiff_of_strips(count: int) -> bytes:
     return b"II*\0" + struct.pack("<I", 8) + body + pixel + b"\x80" * 4
 
 
-def jpeg_of_scans(count: int) -> bytes:
+def jpeg_of_scans(count: int, side: int = 512) -> bytes:
     """A progressive JPEG that asks for its last scan again and again."""
-    whole = saved(Image.new("L", (512, 512)), "JPEG", progressive=True)
+    whole = saved(Image.new("L", (side, side)), "JPEG", progressive=True)
     last = whole[whole.rindex(b"\xff\xda") : -2]
     return whole[:-2] + last * count + b"\xff\xd9"
 
