@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-install demo up loadtest bench-graph bench-train ranker-results proto format clean
+.PHONY: help install check test test-faults test-install demo up loadtest bench-graph bench-train ranker-results proto format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ check: install ## types, lint, format, import floors
 
 test: check ## the whole suite (at most 10 minutes on 2 cores)
 	$(BIN)/python -m pytest --durations=10
+
+test-faults: install ## kills, stops, cuts and skewed clocks on real servers (about four minutes)
+	$(BIN)/python -m pytest tests/faults -m faults
 
 demo: install ## the main job, end to end (DATA=<dir> for your own data, KEEP=1 to leave it running)
 	$(BIN)/repcenter demo $(if $(DATA),--data $(DATA)) $(if $(IMAGE_TOWER),--image-tower $(IMAGE_TOWER)) $(if $(KEEP),--keep)

@@ -24,6 +24,12 @@ from realtime_infer.stream_keys import GROUP, Partition
 from tests.realtime_infer.conftest import entries
 
 KEYS = Partition()
+_SKEW = """
+import time
+true, true_ns, ahead_s = time.time, time.time_ns, {}
+time.time = lambda: true() + ahead_s
+time.time_ns = lambda: true_ns() + ahead_s * 10**9
+"""
 
 
 async def until(done: Callable[[], Awaitable[bool]], timeout_s: float = 30.0) -> None:
@@ -71,8 +77,13 @@ async def working(settings: EncoderSettings, store_settings: StoreSettings) -> A
 
 
 @contextmanager
-def process(name: str, redis_url: str, **settings: object) -> Iterator[subprocess.Popen[str]]:
-    """`realtime_infer.app.<name>()` as a process; killed at the end where it still runs."""
+def process(
+    name: str, redis_url: str, *, ahead_s: float = 0, **settings: object
+) -> Iterator[subprocess.Popen[str]]:
+    """`realtime_infer.app.<name>()` as a process; killed at the end where it still runs.
+
+    ahead_s: of the true time its clock is.
+    """
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("REPCENTER_")},
         "REPCENTER_REDIS_URL": redis_url,
@@ -81,7 +92,8 @@ def process(name: str, redis_url: str, **settings: object) -> Iterator[subproces
         "OMP_NUM_THREADS": "1",
         **{f"REPCENTER_{key.upper()}": str(value) for key, value in settings.items()},
     }
-    code = f"from realtime_infer.app import {name}; {name}()"
+    code = _SKEW.format(ahead_s) if ahead_s else ""
+    code += f"from realtime_infer.app import {name}; {name}()"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         env=environment,
