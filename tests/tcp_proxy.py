@@ -22,7 +22,8 @@ class TcpProxy:
 
     delay_s: before replies are passed on. silent: nothing is passed on, in either direction. cut_after: so
     many more bytes of replies are passed on, then the connection ends as `ending` says ("half-close": we send
-    no more but still read). accepted: connections so far; asked: bytes of questions so far.
+    no more but still read). cut_asked: the same of questions; these know no half-close. accepted: connections
+    so far; asked, replied: bytes of questions and of replies so far.
     """
 
     target: str
@@ -30,9 +31,11 @@ class TcpProxy:
     delay_s: float = 0.0
     silent: bool = False
     cut_after: int | None = None
+    cut_asked: int | None = None
     ending: Ending = "close"
     accepted: int = 0
     asked: int = 0
+    replied: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
@@ -75,13 +78,20 @@ class TcpProxy:
     async def _questions(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 16):
             self.asked += len(data)
+            if self.cut_asked is not None:
+                data, self.cut_asked = data[: self.cut_asked], max(0, self.cut_asked - len(data))
             if not self.silent:
                 writer.write(data)
                 await writer.drain()
+            if self.cut_asked == 0:
+                while self.ending == "hang" and await reader.read(1 << 16):
+                    pass
+                break
         writer.close()
 
     async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 16):
+            self.replied += len(data)
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
             if self.silent:

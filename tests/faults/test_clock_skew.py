@@ -21,10 +21,10 @@ from param_server.connection import connect
 from param_server.offline import OfflineTable
 from param_server.settings import StoreSettings
 from param_server.store import Store
+from param_server.windows import Windows
 from realtime_infer.encoder import Encoder
 from realtime_infer.ingest import Ingest
 from realtime_infer.settings import EncoderSettings
-from realtime_infer.windows import Windows
 from tests.faults.faulty_server import FaultyServer
 from tests.param_server.samples import make_records, make_space
 from tests.realtime_infer.workers import ended, process, wait_line, windows

@@ -17,7 +17,7 @@ from contracts.window import Window
 from param_server.record_file import RecordFiles, RecordFileWriter
 from param_server.store import Store
 from param_server.table_load import load_records
-from realtime_infer.windows import Windows
+from param_server.windows import Windows
 from tests.param_server.samples import make_records, make_space, make_tombstones
 
 Write = Callable[[list[str]], Awaitable[None]]
