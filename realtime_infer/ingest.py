@@ -1,11 +1,13 @@
 """The durable push stream as its doors see it: accept, delete, look up. A receipt means: on disk.
 
-Per-item order is the order of the sequence numbers, which one script gives while it adds the entry.
+Per-item order is the order of the sequence numbers, which one script gives while it adds the entry. An item
+has one partition and so one counter; numbers of items of different partitions say nothing about each other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from contracts.errors import InvalidInput, NotFound, Overloaded, Unavailable
 from contracts.items import Item, check_item, check_item_id
 from param_server.connection import redis_errors
 from param_server.server_checks import Durability, check_durable, check_policy
+from realtime_infer.partitions import Partitions
 from realtime_infer.push_entry import encode_delete, encode_push
 from realtime_infer.push_status import PushState, PushStatus, Receipt
 from realtime_infer.settings import EncoderSettings
@@ -24,15 +27,18 @@ from realtime_infer.stream_keys import Partition
 from realtime_infer.stream_scripts import ACCEPT, WATERMARK, Argument, Script
 
 MAX_SEQUENCE = 2**53 - 1  # the scripts count in doubles
+INLINE_BYTES = 4_096  # a larger payload lies beside its entry, which then stays light to list
 _FIRST_LOOK_S, _NEXT_LOOK_S = 0.005, 0.05
+_SLACK = 1_024
 
 
 @dataclass(frozen=True)
 class Backlog:
-    """Accepted pushes without an end yet, and the bytes of their payloads."""
+    """Accepted pushes without an end yet, the bytes of their payloads, how long the oldest waits."""
 
     entries: int
     payload_bytes: int
+    age_s: float = 0.0
 
 
 class Ingest:
@@ -41,13 +47,14 @@ class Ingest:
     def __init__(self, stream: Redis, settings: EncoderSettings) -> None:
         self._stream = stream
         self._settings = settings
-        self._keys = Partition()
+        self.partitions = Partitions(stream, settings.stream_partitions)
         self._durability: Durability | None = None
         self._in_flight = 0
 
     async def check(self) -> Durability:
         """Ask the server whether it answers and keeps what it acknowledges; Unavailable where not."""
         try:
+            await self.partitions.check()
             await check_policy(self._stream)
             self._durability = await check_durable(self._stream)
         except Unavailable:
@@ -90,7 +97,8 @@ class Ingest:
 
     async def status(self, item_id: str) -> PushStatus:
         """The newest push's status; NotFound where none is remembered."""
-        key = self._keys.status(check_item_id(item_id).encode())
+        raw_id = check_item_id(item_id).encode()
+        key = (await self.partitions.of(raw_id)).status(raw_id)
         names = ("state", "sequence", "reason", "updated")
         async with redis_errors("read a push status"):
             values = await cast(Awaitable[list[bytes | None]], self._stream.hmget(key, list(names)))
@@ -113,12 +121,17 @@ class Ingest:
 
     async def backlog(self) -> Backlog:
         """How much waits for a worker."""
+        partitions = await self.partitions.all()
         async with redis_errors("read the backlog"):
             pipeline = self._stream.pipeline(transaction=False)
-            pipeline.xlen(self._keys.pushes)
-            pipeline.get(self._keys.payload_bytes)
-            entries, payload_bytes = await pipeline.execute()
-        return Backlog(int(entries), int(payload_bytes or 0))
+            for keys in partitions:
+                pipeline.xlen(keys.pushes)
+                pipeline.get(keys.payload_bytes)
+                pipeline.xrange(keys.pushes, count=1)
+            replies: list[Any] = await pipeline.execute()
+        oldest = [int(entries[0][0].partition(b"-")[0]) for entries in replies[2::3] if entries]
+        age_s = max(0.0, time.time() - min(oldest) / 1000) if oldest else 0.0
+        return Backlog(sum(replies[::3]), sum(int(value or 0) for value in replies[1::3]), age_s)
 
     async def watermark(self, at_least: int = 0) -> int:
         """A sequence number of no push: above all given so far (and `at_least`), below all that follow.
@@ -128,19 +141,51 @@ class Ingest:
         """
         if not 0 <= at_least < MAX_SEQUENCE:
             raise InvalidInput("at_least", at_least, f"must be 0 to {MAX_SEQUENCE - 1}")
-        keys = [self._keys.sequence, self._keys.gaps]
-        reply = await self._durably(WATERMARK, keys, [at_least], "take a watermark")
-        return int(reply)
+        slack = 0
+        while True:  # again where a partition was given pushes beyond the mark in the meantime
+            least = max(at_least, *(await self.counters()).values()) + slack
+            for keys in await self.partitions.all():
+                args: list[Argument] = [least]
+                reply = await self._durably(WATERMARK, [keys.sequence, keys.gaps], args, "take a watermark")
+                if int(reply) < 0:
+                    break
+            else:
+                return least + 1
+            slack = 2 * slack or _SLACK
+
+    async def counters(self) -> dict[Partition, int]:
+        """The newest number that each partition has given, 0 where none."""
+        partitions = await self.partitions.all()
+        async with redis_errors("read the counters of sequences"):
+            pipeline = self._stream.pipeline(transaction=False)
+            for keys in partitions:
+                pipeline.get(keys.sequence)
+            values = await pipeline.execute()
+        return {keys: int(value or 0) for keys, value in zip(partitions, values, strict=True)}
 
     async def _accept(self, item_id: str, payload: bytes) -> Receipt:
-        settings = self._settings
-        raw_id = item_id.encode()
-        keys = [self._keys.sequence, self._keys.pushes, self._keys.payload_bytes, self._keys.status(raw_id)]
-        args: list[Argument] = [raw_id, payload, settings.max_backlog, settings.max_backlog_bytes]
+        settings, raw_id = self._settings, item_id.encode()
+        partition = await self.partitions.of(raw_id)
+        keys = [
+            partition.sequence,
+            partition.pushes,
+            partition.payload_bytes,
+            partition.status(raw_id),
+            partition.staged,
+        ]
+        args: list[Argument] = [raw_id, payload, *await self._share(), INLINE_BYTES]
         reply = await self._durably(ACCEPT, keys, args, "accept a push")
         if reply[0] == -1:
-            raise Overloaded(f"{reply[1]} pushes of {reply[2]} bytes wait already", settings.retry_after_s)
+            raise Overloaded(
+                f"{reply[1]} pushes of {reply[2]} bytes wait already in partition {partition.number}",
+                settings.retry_after_s,
+            )
         return Receipt(item_id, int(reply[0]))
+
+    async def _share(self) -> tuple[int, int]:
+        """Of the backlog's bounds what one partition may hold: entries, bytes."""
+        count = len(await self.partitions.all())
+        return -(-self._settings.max_backlog // count), -(-self._settings.max_backlog_bytes // count)
 
     async def _durably(
         self, script: Script, keys: Sequence[bytes], args: Sequence[Argument], what: str

@@ -45,6 +45,11 @@ class DoorMetrics:
         self._bytes = Gauge(
             "repcenter_backlog_bytes", "Payload bytes of the backlog.", registry=self.registry
         )
+        self._age = Gauge(
+            "repcenter_backlog_age_seconds",
+            "How long the oldest of the backlog waits.",
+            registry=self.registry,
+        )
 
     @contextmanager
     def accept(
@@ -72,6 +77,7 @@ class DoorMetrics:
         """The Prometheus text format; backlog: None where the stream does not answer (then NaN)."""
         self._entries.set(backlog.entries if backlog else float("nan"))
         self._bytes.set(backlog.payload_bytes if backlog else float("nan"))
+        self._age.set(backlog.age_s if backlog else float("nan"))
         return generate_latest(self.registry)
 
 
@@ -123,6 +129,11 @@ class WorkerMetrics:
             "repcenter_rows_flagged_total",
             "Records that lost too much when they were quantised (contracts.guard), by modality.",
             ["modality"],
+            registry=self.registry,
+        )
+        self.trimmed = Counter(
+            "repcenter_dead_letters_trimmed_total",
+            "Dead letters that had to go for newer ones.",
             registry=self.registry,
         )
         self.retries = Counter(

@@ -1,4 +1,5 @@
-"""A push as it lies in the stream. Stream fields: `i` item id, `s` sequence (decimal), `p` this payload:
+"""A push as it lies in the stream. Stream fields: `i` item id, `s` sequence (decimal), and `p` this payload,
+or `n` its bytes (decimal) where it is large and staged beside the stream:
 
 | bytes | field                                                                |
 | ----- | -------------------------------------------------------------------- |
@@ -19,6 +20,7 @@ The id and the sequence are fields of the entry, because the sequence is given w
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -31,7 +33,7 @@ _MAGIC = b"RP"
 _HEAD = struct.Struct("<2sBBII")
 _PUSH, _DELETE = 1, 2
 
-ITEM_ID, SEQUENCE, PAYLOAD = b"i", b"s", b"p"
+ITEM_ID, SEQUENCE, PAYLOAD, SIZE = b"i", b"s", b"p", b"n"
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def encode_delete() -> bytes:
     return _HEAD.pack(_MAGIC, 1, _DELETE, 0, 0)
 
 
-def decode_entry(fields: dict[bytes, bytes]) -> PushEntry:
+def decode_entry(fields: Mapping[bytes, bytes]) -> PushEntry:
     """A stream entry's fields -> the push; InvalidInput or UnknownVersion where they are not one."""
     try:
         item_id, sequence, payload = fields[ITEM_ID].decode(), int(fields[SEQUENCE]), fields[PAYLOAD]

@@ -1,22 +1,24 @@
 """The push stream as its workers see it: read in micro-batches, take over abandoned entries, settle.
 
 An entry leaves the stream only when it is settled: dead letter, status, ack and removal in one script.
+One consumer reads all partitions, so any number of workers share them, and none waits for a busy one.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from contracts.errors import RepcenterError, Unavailable
+from contracts.errors import Unavailable
 from param_server.connection import redis_errors
+from realtime_infer.delivery import Delivery, Settlement
+from realtime_infer.partitions import Partitions
 from realtime_infer.push_entry import ITEM_ID, SEQUENCE
-from realtime_infer.push_status import PushState
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.stream_keys import GROUP, Partition
 from realtime_infer.stream_scripts import ENCODING, SETTLE, Argument
@@ -26,131 +28,195 @@ _LOOK_FOR = 128
 _MAX_REASON_CHARACTERS = 1_000
 
 
-@dataclass(frozen=True)
-class Delivery:
-    """One entry in the hands of this worker. deliveries: this one included."""
-
-    entry_id: bytes
-    fields: dict[bytes, bytes]
-    deliveries: int = 1
-
-    @property
-    def pushed_ms(self) -> int:
-        """When the stream's server accepted it."""
-        return int(self.entry_id.partition(b"-")[0])
-
-
-@dataclass(frozen=True)
-class Settlement:
-    """The end of one entry. error: why, where the state is DEAD."""
-
-    delivery: Delivery
-    state: PushState
-    error: RepcenterError | None = None
-
-
 class PushQueue:
     """One consumer of the group. Raises Unavailable where the stream's server is gone."""
 
     def __init__(self, stream: Redis, settings: EncoderSettings) -> None:
         self._stream = stream
         self._settings = settings
-        self._keys = Partition()
+        self._partitions = Partitions(stream, settings.stream_partitions)
         self._consumer = settings.consumer.encode()
+        self._held: deque[Delivery] = deque()  # read beyond what a batch took
         timeout_s = stream.connection_pool.connection_kwargs.get("socket_timeout")
         # Half of the socket's timeout, or a server with nothing to say would look like one that is gone.
         self._block_ms = _BLOCK_MS if timeout_s is None else max(1, min(_BLOCK_MS, int(timeout_s * 500)))
 
     async def open(self) -> None:
         """Create the group where it is not there; it begins with the first entry ever pushed."""
-        async with redis_errors("create the consumer group"):
-            try:
-                await self._stream.xgroup_create(self._keys.pushes, GROUP, id="0", mkstream=True)
-            except ResponseError as error:
-                if not str(error).startswith("BUSYGROUP"):
-                    raise
+        await self._partitions.check()
+        for keys in await self._partitions.all():
+            async with redis_errors("create the consumer group"):
+                try:
+                    await self._stream.xgroup_create(keys.pushes, GROUP, id="0", mkstream=True)
+                except ResponseError as error:
+                    if not str(error).startswith("BUSYGROUP"):
+                        raise
 
-    async def read(self) -> list[Delivery]:
-        """Up to batch_size new entries: waits 0.4 s at most for the first, then window_ms for more.
+    async def read(self, size: int | None = None) -> list[Delivery]:
+        """Up to `size` (batch_size) new entries of batch_bytes (one at least), staged payloads not fetched.
 
-        Where the stream fails while the batch fills, the batch is what has come.
+        Waits 0.4 s at most for the first, then window_ms for more. Where the stream fails while the batch
+        fills, the batch is what has come.
         """
-        size = self._settings.batch_size
-        batch = await self._read(size, self._block_ms)
+        size = size or self._settings.batch_size
+        if not self._held:
+            await self._read(size, self._block_ms)
         loop = asyncio.get_running_loop()
         end = loop.time() + self._settings.window_ms / 1000
-        while batch and len(batch) < size and (left_ms := int((end - loop.time()) * 1000)) > 0:
+        while self._held and not self._full(size):
+            left_ms = int((end - loop.time()) * 1000)
+            if left_ms <= 0:
+                break
             try:
-                batch += await self._read(size - len(batch), min(left_ms, self._block_ms))
+                await self._read(size - len(self._held), min(left_ms, self._block_ms))
             except Unavailable:
                 break
+        return self.held(size)
+
+    def held(self, size: int) -> list[Delivery]:
+        """Of what was read already the next batch; nothing where nothing is left."""
+        batch: list[Delivery] = []
+        most_bytes = self._settings.batch_bytes
+        while self._held and len(batch) < size:
+            most_bytes -= self._held[0].payload_bytes
+            if batch and most_bytes < 0:
+                break
+            batch.append(self._held.popleft())
         return batch
 
-    async def abandoned(self, min_idle_ms: int, *, own: bool = False) -> list[tuple[bytes, int]]:
-        """Entries that some worker (own: this consumer's name) has held min_idle_ms: ids and deliveries."""
-        consumer = self._consumer if own else None
-        async with redis_errors("look for abandoned entries"):
-            pending = await self._stream.xpending_range(
-                self._keys.pushes, GROUP, "-", "+", _LOOK_FOR, consumer, min_idle_ms or None
-            )
-        return [(cast(bytes, entry["message_id"]), int(entry["times_delivered"])) for entry in pending]
+    async def fetch(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """The same with their staged payloads; one that is gone (settled by another) is as it was."""
+        staged: dict[Partition, list[bytes]] = defaultdict(list)
+        for delivery in deliveries:
+            if delivery.staged:
+                staged[delivery.partition].append(delivery.entry_id)
+        if not staged:
+            return list(deliveries)
+        async with redis_errors("read staged payloads"):
+            pipeline = self._stream.pipeline(transaction=False)
+            for keys, entry_ids in staged.items():
+                pipeline.hmget(keys.staged.decode(), [entry_id.decode() for entry_id in entry_ids])
+            replies: list[list[bytes | None]] = await pipeline.execute()
+        payloads = {
+            (keys, entry_id): payload
+            for (keys, entry_ids), values in zip(staged.items(), replies, strict=True)
+            for entry_id, payload in zip(entry_ids, values, strict=True)
+        }
+        found = [payloads.get((delivery.partition, delivery.entry_id)) for delivery in deliveries]
+        return [
+            delivery if payload is None else delivery.with_payload(payload)
+            for delivery, payload in zip(deliveries, found, strict=True)
+        ]
 
-    async def claim(self, entry_id: bytes, deliveries: int, min_idle_ms: int) -> Delivery | None:
+    async def abandoned(self, min_idle_ms: int, *, own: bool = False) -> list[Delivery]:
+        """Entries that some worker (own: this consumer's name) has held min_idle_ms, without their fields."""
+        partitions = await self._partitions.all()
+        consumer = self._consumer.decode() if own else None
+        async with redis_errors("look for abandoned entries"):
+            pipeline = self._stream.pipeline(transaction=False)
+            for keys in partitions:
+                pipeline.xpending_range(
+                    keys.pushes, GROUP, "-", "+", _LOOK_FOR, consumer, min_idle_ms or None
+                )
+            replies: list[Any] = await pipeline.execute()
+        return [
+            Delivery(keys, entry["message_id"], {}, int(entry["times_delivered"]))
+            for keys, pending in zip(partitions, replies, strict=True)
+            for entry in pending
+        ]
+
+    async def claim(self, abandoned: Delivery, min_idle_ms: int) -> Delivery | None:
         """Take one entry over, unless another worker was faster or it is gone."""
+        keys, entry_id = abandoned.partition, abandoned.entry_id
         async with redis_errors("claim an entry"):
-            claimed = await self._stream.xclaim(
-                self._keys.pushes, GROUP, self._consumer, min_idle_ms, [entry_id]
+            claimed: Any = await self._stream.xclaim(
+                keys.pushes, GROUP, self._consumer, min_idle_ms, [entry_id]
             )
-        entries = _deliveries(cast(Any, claimed), deliveries + 1)
+        entries = _deliveries(keys, claimed, abandoned.deliveries + 1)
         return entries[0] if entries else None
 
     async def encoding(self, deliveries: Sequence[Delivery]) -> None:
         """Mark the statuses of entries that a batch has begun with."""
-        known = [d.fields for d in deliveries if ITEM_ID in d.fields and SEQUENCE in d.fields]
-        if known:
-            keys = [self._keys.status(fields[ITEM_ID]) for fields in known]
+        known: dict[Partition, list[Delivery]] = defaultdict(list)
+        for delivery in deliveries:
+            if delivery.known:
+                known[delivery.partition].append(delivery)
+        calls: list[tuple[list[bytes], list[Argument]]] = [
+            (
+                [keys.status(delivery.fields[ITEM_ID]) for delivery in of_it],
+                [delivery.fields[SEQUENCE] for delivery in of_it],
+            )
+            for keys, of_it in known.items()
+        ]
+        if calls:
             async with redis_errors("mark pushes as encoding"):
-                await ENCODING.run(self._stream, keys, [fields[SEQUENCE] for fields in known])
+                await ENCODING.run_all(self._stream, calls)
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """End entries; idempotent, so it is repeated as a whole after an error."""
+    async def settle(self, settlements: Sequence[Settlement]) -> int:
+        """End entries -> dead letters that had to go for new ones. Idempotent, so it is repeated as a whole
+        after an error."""
+        trimmed = 0
+        partitions = len(await self._partitions.all())
         async with redis_errors("settle pushes"):
             for start in range(0, len(settlements), _LOOK_FOR):
                 chunk = settlements[start : start + _LOOK_FOR]
-                replies = await SETTLE.run_many(self._stream, [self._arguments(s) for s in chunk])
-                for reply in replies:
-                    if isinstance(reply, Exception):
-                        raise reply
+                calls = [self._arguments(settlement, partitions) for settlement in chunk]
+                replies: list[int] = await SETTLE.run_all(self._stream, calls)
+                trimmed += sum(max(0, reply) for reply in replies)
+        return trimmed
 
-    def _arguments(self, settlement: Settlement) -> tuple[list[bytes], list[Argument]]:
-        fields, error = settlement.delivery.fields, settlement.error
-        keys = [
-            self._keys.pushes,
-            self._keys.payload_bytes,
-            self._keys.status(fields.get(ITEM_ID, b"")),
-            self._keys.dead,
-        ]
-        return keys, [
+    def _arguments(self, settlement: Settlement, partitions: int) -> tuple[list[bytes], list[Argument]]:
+        delivery, error = settlement.delivery, settlement.error
+        keys, fields = delivery.partition, delivery.fields
+        return [
+            keys.pushes,
+            keys.payload_bytes,
+            keys.status(fields.get(ITEM_ID, b"")),
+            keys.staged,
+            keys.dead,
+            keys.dead_staged,
+            keys.dead_bytes,
+        ], [
             GROUP,
-            settlement.delivery.entry_id,
-            fields.get(SEQUENCE, b"") if ITEM_ID in fields else b"",
+            delivery.entry_id,
+            fields[SEQUENCE] if delivery.known else b"",
             settlement.state.value,
             error.code if error else "",
             str(error)[:_MAX_REASON_CHARACTERS] if error else "",
             self._settings.push_status_ttl_s,
-            self._settings.max_dead_letters,
+            -(-self._settings.max_dead_letters // partitions),
+            -(-self._settings.max_dead_bytes // partitions),
         ]
 
-    async def _read(self, count: int, block_ms: int) -> list[Delivery]:
+    def _full(self, size: int) -> bool:
+        held = self._held
+        return (
+            len(held) >= size
+            or sum(delivery.payload_bytes for delivery in held) >= self._settings.batch_bytes
+        )
+
+    async def _read(self, count: int, block_ms: int) -> None:
+        """Hold what is new: about `count` entries, an equal share of every partition that has some."""
+        partitions = await self._partitions.all()
+        each = -(-count // len(partitions))
         async with redis_errors("read pushes"):
             reply: Any = await self._stream.xreadgroup(
-                GROUP.decode(), self._consumer.decode(), {self._keys.pushes: ">"}, count, block_ms
+                GROUP.decode(),
+                self._consumer.decode(),
+                {keys.pushes: ">" for keys in partitions},
+                each,
+                block_ms,
             )
-        streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or ()]
-        return [delivery for entries in streams for delivery in _deliveries(entries, 1)]
+        by_key = {keys.pushes: keys for keys in partitions}
+        # redis-py's two shapes of this reply: pairs, or a dict of lists of lists
+        streams = reply.items() if isinstance(reply, dict) else reply or ()
+        for key, entries in streams:
+            self._held += _deliveries(by_key[key], entries, 1)
 
 
 def _deliveries(
-    entries: Sequence[tuple[bytes, dict[bytes, bytes] | None]], deliveries: int
+    keys: Partition, entries: Sequence[tuple[bytes, dict[bytes, bytes] | None]], deliveries: int
 ) -> list[Delivery]:
-    return [Delivery(entry_id, fields, deliveries) for entry_id, fields in entries if fields is not None]
+    return [
+        Delivery(keys, entry_id, fields, deliveries) for entry_id, fields in entries if fields is not None
+    ]

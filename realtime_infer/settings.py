@@ -69,11 +69,21 @@ class EncoderSettings(BaseSettings):
         10.0, gt=0, le=300, description="After SIGTERM: the longest wait for requests in flight, in seconds."
     )
 
+    stream_partitions: int | None = Field(
+        None,
+        ge=1,
+        le=1_024,
+        description="Partitions of a push stream that is new (8 if unset). One that is there keeps its "
+        "number, and another is refused.",
+    )
     max_backlog: int = Field(
-        100_000, ge=1, description="Entries in the push stream; beyond it a push is refused with 429."
+        100_000,
+        ge=1,
+        description="Entries in the push stream; beyond it a push is refused with 429. Each partition holds "
+        "its share.",
     )
     max_backlog_bytes: int = Field(
-        2 << 30, ge=64 << 20, description="Payload bytes in the push stream; beyond it likewise."
+        2 << 30, ge=64 << 20, description="Payload bytes in the push stream, pictures included; likewise."
     )
     retry_after_s: float = Field(
         1.0, gt=0, le=3600, description="When a refused push should be tried again, in seconds."
@@ -85,7 +95,13 @@ class EncoderSettings(BaseSettings):
         7 * 86_400, ge=1, description="How long the status of a finished push is kept, in seconds."
     )
     max_dead_letters: int = Field(
-        2_000, ge=1, description="Dead letters kept (approximately), each with its payload; oldest go first."
+        2_000,
+        ge=1,
+        description="Dead letters kept, each with its payload; the oldest go first, counted and logged. Each "
+        "partition keeps its share.",
+    )
+    max_dead_bytes: int = Field(
+        256 << 20, ge=1 << 20, description="Payload bytes of the dead letters kept; likewise."
     )
     max_windows: int = Field(
         2_000, ge=1, description="Window messages kept in a window stream (approximately)."
@@ -107,6 +123,11 @@ class EncoderSettings(BaseSettings):
         description="Stable name of this worker in the consumer group. Each worker needs one of its own.",
     )
     batch_size: int = Field(32, ge=1, le=4096, description="Most entries of one micro-batch.")
+    batch_bytes: int = Field(
+        32 << 20,
+        ge=1,
+        description="Most payload bytes of one micro-batch; a larger push is a batch of its own.",
+    )
     window_ms: int = Field(
         20, ge=0, le=10_000, description="How long a micro-batch waits to fill after its first entry."
     )

@@ -2,24 +2,31 @@
 
 | key                    | type   | holds                                          | lives until             |
 | ---------------------- | ------ | ---------------------------------------------- | ----------------------- |
+| rc2:{p}:partitions     | string | how many partitions the stream has             | for ever                |
 | rc2:{p<n>}:sequence    | string | the newest sequence number given               | for ever                |
 | rc2:{p<n>}:gaps        | list   | `low high`: numbers it skipped (low, high]     | newest 64               |
 | rc2:{p<n>}:pushes      | stream | accepted pushes without an end (`push_entry`)  | settled, entry by entry |
-| rc2:{p<n>}:bytes       | string | payload bytes in that stream                   | for ever                |
-| rc2:{p<n>}:dead        | stream | dead letters: the entry's fields, code, reason | newest max_dead_letters |
+| rc2:{p<n>}:staged      | hash   | entry id -> payload too large for its entry    | settled                 |
+| rc2:{p<n>}:bytes       | string | payload bytes in that stream, staged or not    | for ever                |
+| rc2:{p<n>}:dead        | stream | dead letters: the entry's fields, code, reason | trimmed or taken        |
+| rc2:{p<n>}:dead_staged | hash   | dead letter's id -> payload                    | with its letter         |
+| rc2:{p<n>}:dead_bytes  | string | payload bytes of the dead letters              | for ever                |
 | rc2:{p<n>}:status:<id> | hash   | status of the item's newest push               | its end + status_ttl    |
 
 `{p<n>}` is the partition: all keys of one partition lie in one cluster slot, so one script may touch them.
-An item belongs to one partition only. The raw UTF-8 of the id comes last, so any bytes in it are safe.
+An item belongs to one partition only: the CRC-32 of its id modulo their number. The raw UTF-8 of the id comes
+last, so any bytes in it are safe.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from zlib import crc32
 
 from param_server.keys import PREFIX
 
 GROUP = b"encoders"
+PARTITIONS = PREFIX + b"{p}:partitions"
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,11 @@ class Partition:
     """The keys of one partition of the push stream."""
 
     number: int = 0
+
+    @staticmethod
+    def of(item_id: bytes, count: int) -> Partition:
+        """The partition of an id's UTF-8, of so many."""
+        return Partition(crc32(item_id) % count)
 
     @property
     def _prefix(self) -> bytes:
@@ -49,8 +61,20 @@ class Partition:
         return self._prefix + b"bytes"
 
     @property
+    def staged(self) -> bytes:
+        return self._prefix + b"staged"
+
+    @property
     def dead(self) -> bytes:
         return self._prefix + b"dead"
+
+    @property
+    def dead_staged(self) -> bytes:
+        return self._prefix + b"dead_staged"
+
+    @property
+    def dead_bytes(self) -> bytes:
+        return self._prefix + b"dead_bytes"
 
     def status(self, item_id: bytes) -> bytes:
         return self._prefix + b"status:" + item_id

@@ -64,19 +64,35 @@ class Script:
                 break
         return replies
 
+    async def run_all(
+        self, redis: Redis, calls: Sequence[tuple[Sequence[bytes], Sequence[Argument]]]
+    ) -> list[Any]:
+        """Idempotent calls of (keys, args) in one round trip -> their replies; the first error is raised."""
+        replies = await self.run_many(redis, calls)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
 
-# KEYS sequence, pushes, bytes, status   ARGV item id, payload, most entries, most bytes
-# -> {sequence} or {-1, entries, bytes} where the backlog is full
+
+# KEYS sequence, pushes, bytes, status, staged
+# ARGV item id, payload, most entries, most bytes, most bytes of a payload inside its entry
+# -> {sequence} or {-1, entries, bytes} where the backlog is full. An empty partition takes any one payload.
 ACCEPT = Script(
     _NOW
     + """
 local entries = redis.call('XLEN', KEYS[2])
 local bytes = tonumber(redis.call('GET', KEYS[3]) or '0')
-if entries >= tonumber(ARGV[3]) or bytes + #ARGV[2] > tonumber(ARGV[4]) then
+if entries >= tonumber(ARGV[3]) or (entries > 0 and bytes + #ARGV[2] > tonumber(ARGV[4])) then
   return {-1, entries, bytes}
 end
 local sequence = string.format('%.0f', redis.call('INCR', KEYS[1]))
-redis.call('XADD', KEYS[2], '*', 'i', ARGV[1], 's', sequence, 'p', ARGV[2])
+if #ARGV[2] <= tonumber(ARGV[5]) then
+  redis.call('XADD', KEYS[2], '*', 'i', ARGV[1], 's', sequence, 'p', ARGV[2])
+else
+  local entry = redis.call('XADD', KEYS[2], '*', 'i', ARGV[1], 's', sequence, 'n', #ARGV[2])
+  redis.call('HSET', KEYS[5], entry, ARGV[2])
+end
 redis.call('INCRBY', KEYS[3], #ARGV[2])
 redis.call('HSET', KEYS[4], 'sequence', sequence, 'state', 'queued', 'code', '', 'reason', '',
            'updated', now())
@@ -85,18 +101,32 @@ return {tonumber(sequence)}
 """
 )
 
-# KEYS sequence, gaps   ARGV at least -> the new sequence, above both. Numbers that are skipped while older
-# ones may lie in the stream are remembered: this counter never gave them.
+# KEYS sequence, gaps   ARGV least -> the counter, now at `least` or above. Numbers that are skipped are
+# remembered: this counter never gave them, and older ones may lie in the stream.
+RAISE = Script(
+    """
+local current = tonumber(redis.call('GET', KEYS[1]) or '0')
+local top = string.format('%.0f', math.max(current, tonumber(ARGV[1])))
+redis.call('RPUSH', KEYS[2], string.format('%.0f', current) .. ' ' .. top)
+redis.call('LTRIM', KEYS[2], -64, -1)
+redis.call('SET', KEYS[1], top)
+return tonumber(top)
+"""
+)
+
+# KEYS sequence, gaps   ARGV least -> least + 1, which no push has, or -1 where the counter is beyond `least`
 WATERMARK = Script(
     """
 local current, least = tonumber(redis.call('GET', KEYS[1]) or '0'), tonumber(ARGV[1])
+if current > least then
+  return -1
+end
 if current > 0 and least > current then
   redis.call('RPUSH', KEYS[2], string.format('%.0f %.0f', current, least))
   redis.call('LTRIM', KEYS[2], -64, -1)
 end
-local given = string.format('%.0f', math.max(current, least) + 1)
-redis.call('SET', KEYS[1], given)
-return tonumber(given)
+redis.call('SET', KEYS[1], string.format('%.0f', least + 1))
+return least + 1
 """
 )
 
@@ -114,25 +144,44 @@ end
 """
 )
 
-# KEYS pushes, bytes, status, dead
-# ARGV group, entry id, sequence ('' where unknown), state, code, reason, ttl s, dead letters kept
-# -> 1, or 0 where the entry had its end already. Dead letter, status, ack and removal are one step.
+# KEYS pushes, bytes, status, staged, dead, dead_staged, dead_bytes
+# ARGV group, entry id, sequence ('' where unknown), state, code, reason, ttl s, most letters, most bytes of
+# all letters -> letters that had to go, or -1 where the entry had its end already. Dead letter, status, ack
+# and removal are one step. The newest letter stays, however large it is.
 SETTLE = Script(
     _NOW
     + """
 local found = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])
 if #found == 0 then
   redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
-  return 0
+  return -1
 end
-local fields, size = found[1][2], 0
+local fields, payload, trimmed = found[1][2], nil, 0
+local size = redis.call('HSTRLEN', KEYS[4], ARGV[2])
+local letter = {'code', ARGV[5], 'reason', ARGV[6], 'entry', ARGV[2]}
 for i = 1, #fields, 2 do
-  if fields[i] == 'p' then size = #fields[i + 1] end
+  if fields[i] == 'p' then
+    payload, size = fields[i + 1], #fields[i + 1]
+  elseif fields[i] ~= 'n' then
+    letter[#letter + 1] = fields[i]
+    letter[#letter + 1] = fields[i + 1]
+  end
 end
 if ARGV[4] == 'dead' then
-  local letter = {'MAXLEN', '~', ARGV[8], '*', 'code', ARGV[5], 'reason', ARGV[6], 'entry', ARGV[2]}
-  for _, value in ipairs(fields) do letter[#letter + 1] = value end
-  redis.call('XADD', KEYS[4], unpack(letter))
+  payload = payload or redis.call('HGET', KEYS[4], ARGV[2])
+  letter[#letter + 1] = 'n'
+  letter[#letter + 1] = size
+  local id = redis.call('XADD', KEYS[5], '*', unpack(letter))
+  if payload then redis.call('HSET', KEYS[6], id, payload) end
+  local bytes = redis.call('INCRBY', KEYS[7], size)
+  local letters = redis.call('XLEN', KEYS[5])
+  while letters > 1 and (letters > tonumber(ARGV[8]) or bytes > tonumber(ARGV[9])) do
+    local oldest = redis.call('XRANGE', KEYS[5], '-', '+', 'COUNT', 1)[1][1]
+    bytes = redis.call('DECRBY', KEYS[7], redis.call('HSTRLEN', KEYS[6], oldest))
+    redis.call('HDEL', KEYS[6], oldest)
+    redis.call('XDEL', KEYS[5], oldest)
+    letters, trimmed = letters - 1, trimmed + 1
+  end
 end
 local stored = tonumber(redis.call('HGET', KEYS[3], 'sequence') or '0')
 if ARGV[3] ~= '' and stored <= tonumber(ARGV[3]) then
@@ -142,7 +191,8 @@ if ARGV[3] ~= '' and stored <= tonumber(ARGV[3]) then
 end
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
 redis.call('XDEL', KEYS[1], ARGV[2])
-redis.call('DECRBY', KEYS[2], size)
-return 1
+redis.call('HDEL', KEYS[4], ARGV[2])
+if redis.call('DECRBY', KEYS[2], size) < 0 then redis.call('SET', KEYS[2], '0') end
+return trimmed
 """
 )

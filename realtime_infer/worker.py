@@ -19,12 +19,13 @@ from contracts.codec import tombstones
 from contracts.errors import Conflict, DeadlineExceeded, RepcenterError, Unavailable
 from contracts.window import Window
 from param_server.windows import Windows
+from realtime_infer.delivery import Delivery, Settlement
 from realtime_infer.encoder import Encoder
 from realtime_infer.encoder_source import EncoderSource
 from realtime_infer.isolate import encode_isolated
 from realtime_infer.metrics import WorkerMetrics
 from realtime_infer.push_entry import ITEM_ID, SEQUENCE, PushEntry, decode_entry
-from realtime_infer.push_queue import Delivery, PushQueue, Settlement
+from realtime_infer.push_queue import PushQueue
 from realtime_infer.push_status import PushState
 from realtime_infer.sequences import Sequences
 from realtime_infer.settings import EncoderSettings
@@ -61,7 +62,7 @@ class Worker:
         self._sequences = sequences
         self._source = source
         self._settings = settings
-        self._metrics = metrics
+        self.metrics = metrics
         self._stop = asyncio.Event()
         self._not_ready: RepcenterError = Unavailable("the worker is starting")
         self._ready = self._opened = False
@@ -115,52 +116,60 @@ class Worker:
         while not self._stop.is_set():
             await self._patiently(self._sequences.catch_up)
             left = await self._patiently(lambda: self._abandoned(min_idle_ms, own))
-            for entry_id, deliveries in left:
+            for entry in left:
                 if self._stop.is_set():
                     return
-                await self._take_over_one(entry_id, deliveries, min_idle_ms)
+                await self._take_over_one(entry, min_idle_ms)
             if not left:
                 return
 
-    async def _abandoned(self, min_idle_ms: int, own: bool) -> list[tuple[bytes, int]]:
+    async def _abandoned(self, min_idle_ms: int, own: bool) -> list[Delivery]:
         try:
             return await self._queue.abandoned(min_idle_ms, own=own)
         except Unavailable:
             await self._queue.open()
             raise
 
-    async def _take_over_one(self, entry_id: bytes, deliveries: int, min_idle_ms: int) -> None:
-        delivery = await self._patiently(lambda: self._queue.claim(entry_id, deliveries, min_idle_ms))
+    async def _take_over_one(self, entry: Delivery, min_idle_ms: int) -> None:
+        delivery = await self._patiently(lambda: self._queue.claim(entry, min_idle_ms))
         if delivery is None:
             return
-        self._metrics.reclaimed.inc()
+        self.metrics.reclaimed.inc()
         if delivery.deliveries > self._settings.max_deliveries:
-            error = GaveUp(f"delivered {deliveries} times without an end: it may kill whoever encodes it")
+            error = GaveUp(
+                f"delivered {entry.deliveries} times without an end: it may kill whoever encodes it"
+            )
             await self._settle([Settlement(delivery, PushState.DEAD, error)])
         else:
             await self._work([delivery])
 
     async def _work(self, batch: Sequence[Delivery]) -> None:
-        self._metrics.batch(len(batch))
+        self.metrics.batch(len(batch))
         encoder = await self._patiently(self._source.current)
         await self._patiently(lambda: self._queue.encoding(batch))
-        with self._metrics.stage("encode"):
+        batch = await self._patiently(lambda: self._queue.fetch(batch))
+        with self.metrics.stage("encode"):
             window, ends = await asyncio.to_thread(_encode_batch, encoder, batch)
-        self._metrics.encoded(window)
+        self.metrics.encoded(window)
         if window.item_ids:
-            with self._metrics.stage("commit"):
+            with self.metrics.stage("commit"):
                 held = await self._patiently(lambda: self._windows.commit(window))
-            with self._metrics.stage("announce"):
+            with self.metrics.stage("announce"):
                 await self._patiently(lambda: self._windows.announce(held))
             lost = await self._patiently(lambda: self._sequences.lost_to_another_count(window, held))
             ends = _without_lost(ends, lost)
         await self._settle(ends)
 
     async def _settle(self, ends: Sequence[Settlement]) -> None:
-        with self._metrics.stage("settle"):
-            await self._patiently(lambda: self._queue.settle(ends))
+        with self.metrics.stage("settle"):
+            trimmed = await self._patiently(lambda: self._queue.settle(ends))
+        if trimmed:
+            self.metrics.trimmed.inc(trimmed)
+            log.warning(
+                "%d dead letters had to go for newer ones (max_dead_letters, max_dead_bytes)", trimmed
+            )
         for end in ends:
-            self._metrics.settled(end.state, end.error.code if end.error else "", end.delivery.pushed_ms)
+            self.metrics.settled(end.state, end.error.code if end.error else "", end.delivery.pushed_ms)
             if end.state is PushState.DEAD:
                 log.warning("dead letter %s: %s", end.delivery.entry_id.decode(), end.error)
 
@@ -172,7 +181,7 @@ class Worker:
                 result = await step()
             except (Unavailable, DeadlineExceeded) as error:
                 log.warning("waiting: %s", error)
-                self._metrics.retries.inc()
+                self.metrics.retries.inc()
                 self._say(False, error)
             else:
                 self._say(self._opened)
@@ -187,7 +196,7 @@ class Worker:
     def _say(self, ready: bool, why: RepcenterError | None = None) -> None:
         self._ready = ready
         self._not_ready = why or self._not_ready
-        self._metrics.ready.set(ready)
+        self.metrics.ready.set(ready)
 
 
 def _encode_batch(encoder: Encoder, batch: Sequence[Delivery]) -> tuple[Window, list[Settlement]]:

@@ -18,6 +18,7 @@ from realtime_infer.app import RunningDoor, open_door
 from realtime_infer.encoder import Encoder
 from realtime_infer.ingest import Ingest
 from realtime_infer.settings import EncoderSettings
+from realtime_infer.stream_keys import PARTITIONS
 from tests.encoder_bundle import make_encoder_bundle
 
 
@@ -51,6 +52,13 @@ def encoder_settings(bundle: Bundle) -> EncoderSettings:
         consumer="worker-1",
         stop_s=2.0,
     )
+
+
+@pytest_asyncio.fixture
+async def redis(redis: Redis) -> Redis:
+    """The stream has one partition, to look into; `test_partitions` has several."""
+    await redis.set(PARTITIONS, 1)
+    return redis
 
 
 @pytest.fixture

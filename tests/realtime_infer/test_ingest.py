@@ -136,7 +136,7 @@ async def test_what_was_acknowledged_survives_kill_9(
     """everysec waits for the disk by WAITAOF, on the connection of the push."""
     with EmbeddedServer.start(tmp_path, appendfsync=appendfsync) as server:  # type: ignore[arg-type]
         redis = connect(server.url, StoreSettings())
-        ingest = Ingest(redis, encoder_settings)
+        ingest = Ingest(redis, encoder_settings.model_copy(update={"stream_partitions": 1}))
         assert await ingest.check() == {"always": "always", "everysec": "waitaof"}[appendfsync]
         receipts = await asyncio.gather(*(ingest.push(titled(str(i))) for i in range(20)))
         waits: Any = (await redis.info("commandstats")).get("cmdstat_waitaof", {"calls": 0})

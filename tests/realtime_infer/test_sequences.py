@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ async def test_a_worker_raises_the_counter_before_it_works(
     async with working(encoder_settings, pair.settings):
 
         async def raised() -> bool:
-            return int(await pair.stream.get(KEYS.sequence) or 0) > 901
+            return int(await pair.stream.get(KEYS.sequence) or 0) >= 901
 
         await until(raised)
         await pair.ingest.push(titled("a"))
@@ -141,7 +142,7 @@ async def test_a_counter_above_the_table_stays(pair: Pair) -> None:
     given = await pair.ingest.watermark(at_least=5_000)
     await Sequences(pair.ingest, pair.stream, pair.store).catch_up()
     assert (await pair.ingest.push(titled("b"))).sequence == given + 1
-    assert await pair.stream.lrange(KEYS.gaps, 0, -1) == []
+    assert await pair.stream.lrange(KEYS.gaps, 0, -1) == [b"5001 5001"]
 
 
 async def test_an_outage_of_the_table_uses_up_no_deliveries(
@@ -156,4 +157,4 @@ async def test_an_outage_of_the_table_uses_up_no_deliveries(
     async with working(quick, pair.settings):
         pair.table_server.kill()
         await asyncio.sleep(2.0)
-        assert await died.abandoned(0) == [(held.entry_id, 1)]
+        assert await died.abandoned(0) == [dataclasses.replace(held, fields={})]
