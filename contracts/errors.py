@@ -5,7 +5,8 @@ RepcenterError                     code
 ├── TooLarge                       too_large          a size limit was exceeded
 ├── NotFound                       not_found          a named thing does not exist
 ├── Conflict                       conflict           a compare-and-set lost, or things do not match
-│   └── SpaceMismatch              conflict           vectors of two spaces would have met
+│   ├── SpaceMismatch              conflict           vectors of two spaces would have met
+│   └── GateFailed                 conflict           a generation is not good enough to serve
 ├── UnknownVersion                 unknown_version    a format of a version that we do not read
 ├── BrokenBundle                   broken_bundle      a digest or a golden output does not match
 ├── ProviderUnavailable            unavailable        the execution provider was not obtained
@@ -88,6 +89,18 @@ class SpaceMismatch(Conflict):
         super().__init__(f"{where}: expected space {expected}, found {found}")
         self.expected = expected
         self.found = found
+
+
+class GateFailed(Conflict):
+    """A generation may not serve. value, threshold: None where the gate could not measure."""
+
+    def __init__(self, gate: str, value: float | None, threshold: float | None, detail: str) -> None:
+        measured = "nothing" if value is None else f"{value:.6g}"
+        limit = "" if threshold is None else f", the threshold is {threshold:.6g}"
+        super().__init__(f"gate {gate}: measured {measured}{limit}: {detail}")
+        self.gate = gate
+        self.value = value
+        self.threshold = threshold
 
 
 class UnknownVersion(RepcenterError):

@@ -1,69 +1,32 @@
 """Generations and the scenes that they serve: publish, list, activate, roll back.
 
-A scene's pointer is one small versioned JSON document. It moves by compare-and-set on its exact bytes,
-which hold a revision that only grows, so two writers never both believe that they were first.
+A scene's pointer moves by compare-and-set on its exact bytes, which hold a revision that only grows, so two
+writers never both believe that they were first. Every move writes a line of the scene's log.
 """
 
 from __future__ import annotations
 
 import asyncio
 import builtins
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast
 
 from redis.asyncio import Redis
 
 from contracts.bundle import open_bundle
-from contracts.errors import Conflict, InvalidInput, NotFound, SpaceMismatch, UnknownVersion, shown
+from contracts.errors import Conflict, NotFound, SpaceMismatch, shown
 from contracts.items import check_item_id
-from contracts.manifest import Generation, canonical, parse_generation
+from contracts.manifest import Generation, parse_generation
 from contracts.ranker_spec import ranker_spec_from_json
 from param_server import keys
+from param_server.activation_log import LINES, Action, LogLine, Trace
 from param_server.connection import redis_errors
+from param_server.parts import Part
+from param_server.scene_pointer import MAX_PREVIOUS, ScenePointer, parse_pointer
 from param_server.scripts import Script
-from param_server.store import Store
+from param_server.store import Store, id_table_description
 
-POINTER_VERSION = 1
-MAX_PREVIOUS = 10
 _ATTEMPTS = 16
-
-
-@dataclass(frozen=True)
-class ScenePointer:
-    """What a scene serves. revision: 1 at the first activation, +1 with each move; previous: earlier
-    generations, the latest first, at most MAX_PREVIOUS."""
-
-    generation_id: str
-    revision: int
-    previous: tuple[str, ...] = ()
-
-    def to_bytes(self) -> bytes:
-        return canonical(
-            {
-                "version": POINTER_VERSION,
-                "generation_id": self.generation_id,
-                "revision": self.revision,
-                "previous": list(self.previous),
-            }
-        )
-
-
-def parse_pointer(data: bytes) -> ScenePointer:
-    """`ScenePointer.to_bytes()` back; UnknownVersion or InvalidInput otherwise."""
-    try:
-        document = json.loads(data)
-        version = document["version"]
-        if version != POINTER_VERSION:
-            raise UnknownVersion("scene pointer", version, POINTER_VERSION)
-        return ScenePointer(
-            str(document["generation_id"]),
-            int(document["revision"]),
-            tuple(str(g) for g in document["previous"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidInput("scene pointer", data, f"is malformed: {error!r}") from error
 
 
 class Generations:
@@ -72,6 +35,7 @@ class Generations:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._store = Store(redis)
+        self._publish = Script(redis, "publish_generation")
         self._swap = Script(redis, "swap_pointer")
 
     async def publish(self, generation: Generation) -> str:
@@ -101,11 +65,35 @@ class Generations:
             raise SpaceMismatch(space.header().decode(), stored.header().decode(), "space header")
         if not await self._store.id_table_ready(table):
             raise Conflict(f"ID table {table.name} is not loaded and sealed")
-        async with redis_errors("publish a generation"):
-            await cast(
-                Any, self._redis.hset(cast(str, keys.generations()), generation.id, generation.to_bytes())
-            )
+        await self._write(generation)
         return generation.id
+
+    async def _write(self, generation: Generation) -> None:
+        """Store the manifest where every part is there at that moment: a collection may have taken one."""
+        space, table = generation.space, generation.id_table
+        tables = [(table.name, id_table_description(table))]
+        if table.base is not None:
+            tables.append((table.base, b""))
+        values = [generation.id.encode(), generation.to_bytes(), Part("generation", generation.id).field]
+        values += [space.id.encode(), space.header(), Part("space", space.id).field]
+        for name, description in tables:
+            values += [name.encode(), description, Part("id_table", name).field]
+        async with redis_errors("publish a generation"):
+            status, *missing = await self._publish(
+                [
+                    keys.generations(),
+                    keys.spaces(),
+                    keys.id_tables(),
+                    keys.id_tables_sealed(),
+                    keys.used(),
+                    keys.published(),
+                ],
+                values,
+            )
+        if status == b"space":
+            raise NotFound("space", space.id)
+        if status == b"table":
+            raise Conflict(f"ID table {missing[0].decode()} is not loaded and sealed")
 
     async def get(self, generation_id: str) -> Generation:
         """A published generation; NotFound, UnknownVersion."""
@@ -132,10 +120,16 @@ class Generations:
         return (await self._read(scene))[0]
 
     async def activate(
-        self, scene: str, generation_id: str, *, expected_revision: int | None = None
+        self,
+        scene: str,
+        generation_id: str,
+        *,
+        expected_revision: int | None = None,
+        trace: Trace | None = None,
     ) -> ScenePointer:
         """Point a scene at a published generation, atomically; what is active already is left as it is.
 
+        Asks no gates: param_server.activation does, and tells in `trace` what they said.
         expected_revision: the revision that the caller saw (0: none yet); Conflict where it is another
         by now. Raises NotFound where the generation is not published.
         """
@@ -153,9 +147,9 @@ class Generations:
             previous = (current.generation_id, *current.previous)[:MAX_PREVIOUS]
             return ScenePointer(generation_id, revision + 1, previous)
 
-        return await self._move(scene, move)
+        return await self._move(scene, move, "activate", trace or Trace())
 
-    async def roll_back(self, scene: str) -> ScenePointer:
+    async def roll_back(self, scene: str, *, trace: Trace | None = None) -> ScenePointer:
         """Point a scene at the generation before. NotFound where there is none."""
 
         def move(current: ScenePointer | None) -> ScenePointer:
@@ -165,7 +159,7 @@ class Generations:
                 raise NotFound("earlier generation of scene", scene)
             return ScenePointer(current.previous[0], current.revision + 1, current.previous[1:])
 
-        return await self._move(scene, move)
+        return await self._move(scene, move, "roll back", trace or Trace())
 
     async def _read(self, scene: str) -> tuple[ScenePointer | None, bytes]:
         check_item_id(scene, "scene")
@@ -173,14 +167,33 @@ class Generations:
             data = await cast(Any, self._redis.hget(cast(str, keys.scenes()), scene))
         return (None, b"") if data is None else (parse_pointer(data), data)
 
-    async def _move(self, scene: str, move: Callable[[ScenePointer | None], ScenePointer]) -> ScenePointer:
+    async def _move(
+        self,
+        scene: str,
+        move: Callable[[ScenePointer | None], ScenePointer],
+        action: Action,
+        trace: Trace,
+    ) -> ScenePointer:
         for _ in range(_ATTEMPTS):
             current, read = await self._read(scene)
             new = move(current)
+            if new == current:
+                return new
+            left = current.generation_id if current else None
+            line = LogLine(0, action, left, new.generation_id, new.revision, trace)
             async with redis_errors(f"move scene {shown(scene)}"):
                 (status,) = await self._swap(
-                    [keys.scenes(), keys.generations()],
-                    [scene.encode(), read, new.to_bytes(), new.generation_id.encode()],
+                    [keys.scenes(), keys.generations(), keys.used(), keys.activations(scene)],
+                    [
+                        scene.encode(),
+                        read,
+                        new.to_bytes(),
+                        new.generation_id.encode(),
+                        Part("generation", new.generation_id).field,
+                        b"" if left is None else Part("generation", left).field,
+                        line.to_bytes(),
+                        b"%d" % LINES,
+                    ],
                 )
             if status == b"generation":
                 raise NotFound("generation", new.generation_id)

@@ -21,11 +21,19 @@ what Redis Cluster places by, so a shard's buckets and its own key are on one no
 | rc2:{c}:probes                   | hash   | id of a space of own vectors -> its guard          | collected |
 | rc2:{c}:generations              | hash   | generation id -> manifest                          | collected |
 | rc2:{c}:scenes                   | hash   | scene -> pointer (JSON)                            | for ever  |
+| rc2:{c}:activations:<scene>      | stream | the scene's moves, newest 1,000, `line` (JSON)     | for ever  |
+| rc2:{c}:used                     | hash   | part -> its last use, microseconds of the server   | collected |
+| rc2:{c}:published                | set    | spaces, ID tables that a generation ever named     | collected |
+| rc2:{c}:pins                     | hash   | part -> why it is never collected                  | unpinned  |
+| rc2:{c}:collecting               | hash   | part -> its header or description                  | removed   |
+| rc2:{c}:collector                | string | name of the collection that runs                   | expires   |
 
 <space>: 16 hex characters of the space's id; <table>: 16 of the sha256 of the table's name; <shard>: bucket
 modulo SHARDS, 2 hex; <number>: bucket div SHARDS, 4 hex. An id's bucket: CRC-32 of its UTF-8 modulo the count
 of buckets. <user>: 16 raw bytes, the blake2b of the user's id, which so is in no key; the first is its shard.
-Nothing here expires: a row that vanishes by itself would be a silently wrong score.
+<scene>: its raw UTF-8, last in the key. Part: g:, s: or t: and the name of a generation, space or ID table.
+No table expires: a row that vanishes by itself would be a silently wrong score. A shard that is being
+collected has the field "retired".
 """
 
 from __future__ import annotations
@@ -78,6 +86,30 @@ def generations() -> bytes:
 
 def scenes() -> bytes:
     return _CONTROL + b"scenes"
+
+
+def activations(scene: str) -> bytes:
+    return _CONTROL + b"activations:" + scene.encode()
+
+
+def used() -> bytes:
+    return _CONTROL + b"used"
+
+
+def published() -> bytes:
+    return _CONTROL + b"published"
+
+
+def pins() -> bytes:
+    return _CONTROL + b"pins"
+
+
+def collecting() -> bytes:
+    return _CONTROL + b"collecting"
+
+
+def collector() -> bytes:
+    return _CONTROL + b"collector"
 
 
 def user_shard(shard: int) -> bytes:

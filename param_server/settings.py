@@ -98,3 +98,39 @@ class StoreSettings(BaseSettings):
     redis_tls_check_hostname: bool = Field(
         default=True, description="whether a server's certificate must be of the URL's host"
     )
+
+
+class GenerationSettings(BaseSettings):
+    """What a generation must show before it serves, and when what serves no more is collected."""
+
+    model_config = SettingsConfigDict(env_prefix="REPCENTER_", extra="ignore", frozen=True)
+
+    min_coverage: float = Field(
+        default=0.99,
+        ge=0,
+        le=1,
+        description="least share of the live catalogue that must have a content record before activation",
+    )
+    min_id_coverage: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="least share of the live catalogue that must have a trained ID row before activation",
+    )
+    coverage_sample: int = Field(
+        default=100_000, ge=0, description="items of the live catalogue that are looked at; 0: all"
+    )
+    golden_tolerance: float | None = Field(
+        default=None, ge=0, description="largest difference of golden outputs; unset: what the bundle says"
+    )
+    collect_keep: int = Field(
+        default=10, ge=0, le=10, description="earlier generations of each scene that can be rolled back to"
+    )
+    collect_grace_s: float = Field(
+        default=600, ge=0, description="seconds since its last use before a generation or table is collected"
+    )
+    collect_unpublished_s: float = Field(
+        default=604_800,
+        ge=0,
+        description="the same for a space or ID table that no generation ever named, or that is being loaded",
+    )

@@ -25,6 +25,7 @@ from contracts.window import Window
 from param_server import keys
 from param_server.connection import redis_errors
 from param_server.hget import hget, hget_each
+from param_server.parts import Part, Uses, parse_part
 from param_server.rows import broken_head, join_id_rows, join_records, join_sequences
 from param_server.scripts import run_by_shard, run_on_shards
 from param_server.server_checks import check_layout, check_policy
@@ -54,6 +55,7 @@ class Store:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._uses = Uses(redis)
         self._bases: dict[str, IdTable] = {}  # of overlays, by name; sealed
 
     async def check_server(self) -> None:
@@ -62,15 +64,13 @@ class Store:
 
     async def create_space(self, space: Space) -> None:
         """Store the header, then its digest with every shard. Idempotent; SpaceMismatch where the id holds
-        another one, Unavailable (with the fix) where the server would not pack its rows."""
-        what, header = f"create space {space.id}", cast(str, space.header())
+        another one, Conflict while it is being collected, Unavailable (with the fix) where the server would
+        not pack its rows."""
+        what = f"create space {space.id}"
         await self.check_server()
         await check_layout(self._redis, space.dtype.itemsize)
-        async with redis_errors(what), self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.hsetnx(cast(str, keys.spaces()), space.id, header)
-            pipeline.hget(cast(str, keys.spaces()), space.id)
-            _, stored = await pipeline.execute()
-        if stored != space.header():
+        stored = await self._uses.create(Part("space", space.id), space.header())
+        if stored is not None:
             raise SpaceMismatch(space.header().decode(), _text(stored), what)
         async with redis_errors(what), self._redis.pipeline(transaction=False) as pipeline:
             for key in _records(space).shard_keys:
@@ -97,13 +97,14 @@ class Store:
         A record is accepted when its sequence is newer than the stored one, or equal with equal bytes
         (so a redelivered window is accepted again). Deleted items keep a 12-byte header with their
         sequence. Each shard's part is atomic. Raises NotFound (no such space), SpaceMismatch,
-        UnknownVersion, TooLarge.
+        UnknownVersion, TooLarge, Conflict (the space is being collected).
         """
         space, count = window.space, len(window.item_ids)
         if count > MAX_WINDOW:
             raise TooLarge("window", count, MAX_WINDOW, "records")
         ids = keys.id_bytes(window.item_ids)
         check_records(window.records, "window")
+        await self._uses.write(Part("space", space.id))
         accepted = np.zeros(count, dtype=bool)
         async with redis_errors(f"commit to space {space.id}"):
             replies = await run_by_shard(
@@ -180,10 +181,16 @@ class Store:
 
         A counter of sequences that is not above it (a new stream server) gives pushes that lose.
         """
-        names = [key for space in await self.spaces() for key in _records(space).shard_keys]
         async with redis_errors("read the high water"):
-            value = await cast(Any, self._redis.get(keys.high_water()))
+            async with self._redis.pipeline(transaction=True) as pipeline:
+                pipeline.hvals(cast(str, keys.spaces()))
+                pipeline.hgetall(cast(str, keys.collecting()))
+                headers, going = await pipeline.execute()
+            headers += [header for field, header in going.items() if parse_part(field).kind == "space"]
+            names = [key for header in headers for key in _records(parse_header(header)).shard_keys]
             values = await hget_each(self._redis, names, b"high_water") if names else []
+            # last: a collection raises it before it removes what told it
+            value = await cast(Any, self._redis.get(keys.high_water()))
         return max(int.from_bytes(value or b"", "little") for value in (value, *values))
 
     async def count(self, space: Space) -> int:
@@ -217,7 +224,7 @@ class Store:
                     _id_rows(table.name, table.rows),
                     keys.id_bytes(item_ids[chunk]),
                     [blob[at : at + size] for at in range(0, len(blob), size)],
-                    _description(table),
+                    id_table_description(table),
                 )
             for places, (status, *detail) in replies:
                 if status == b"description":
@@ -246,12 +253,11 @@ class Store:
                 await self._state(table, b"open", name)
         if loaded != table.rows:
             raise Conflict(f"ID table {table.name} holds {loaded} rows, must hold {table.rows}")
-        async with redis_errors(f"seal ID table {table.name}"):
-            await cast(Any, self._redis.sadd(cast(str, keys.id_tables_sealed()), table.name))
+        await self._uses.seal(Part("id_table", table.name))
 
     async def _state(self, table: IdTable, step: bytes, name: bytes) -> int:
         """A step of the sealing (seal_id_table.lua) on every shard of a table -> the rows that are loaded."""
-        family, values = _id_rows(table.name, table.rows), [_description(table), step, name]
+        family, values = _id_rows(table.name, table.rows), [id_table_description(table), step, name]
         async with redis_errors(f"seal ID table {table.name}"):
             replies = await run_on_shards(self._redis, "seal_id_table", family, values)
         for status, detail in replies:
@@ -261,14 +267,10 @@ class Store:
 
     async def _describe(self, table: IdTable) -> None:
         """The name belongs to a table of this shape from now on; Conflict where it is another's."""
-        what = f"load ID table {table.name}"
         await self.check_server()
         await check_layout(self._redis, id_row_dtype(table.codec, table.dim).itemsize)
-        async with redis_errors(what), self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.hsetnx(cast(str, keys.id_tables()), table.name, cast(str, _description(table)))
-            pipeline.hget(cast(str, keys.id_tables()), table.name)
-            _, stored = await pipeline.execute()
-        if stored != _description(table):
+        stored = await self._uses.create(Part("id_table", table.name), id_table_description(table))
+        if stored is not None:
             raise _other_shape(table, stored)
 
     async def id_table_ready(self, table: IdTable) -> bool:
@@ -280,7 +282,7 @@ class Store:
             pipeline.hget(keys.id_tables(), table.name)
             pipeline.sismember(keys.id_tables_sealed(), table.name)
             description, sealed = await pipeline.execute()
-        if description is not None and description != _description(table):
+        if description is not None and description != id_table_description(table):
             raise _other_shape(table, description)
         return bool(sealed)
 
@@ -310,7 +312,10 @@ class Store:
                 return None
             stored = json.loads(description)
             base = IdTable(name, stored.get("codec"), stored.get("dim"), stored.get("rows"))
-            if description != _description(base) or (base.codec, base.dim) != (overlay.codec, overlay.dim):
+            if description != id_table_description(base) or (base.codec, base.dim) != (
+                overlay.codec,
+                overlay.dim,
+            ):
                 raise Conflict(f"ID table {overlay.name} cannot lie over {name}: {_text(description)}")
             if not sealed:
                 return None
@@ -338,7 +343,8 @@ def _digest(space: Space) -> bytes:
     return hashlib.sha256(space.header()).digest()
 
 
-def _description(table: IdTable) -> bytes:
+def id_table_description(table: IdTable) -> bytes:
+    """A table's shape as stored beside it: canonical JSON."""
     return canonical(
         {
             "version": _ID_TABLE_VERSION,
@@ -351,7 +357,9 @@ def _description(table: IdTable) -> bytes:
 
 
 def _other_shape(table: IdTable, stored: bytes) -> Conflict:
-    return Conflict(f"ID table {table.name} is {_description(table).decode()}, stored is {_text(stored)}")
+    return Conflict(
+        f"ID table {table.name} is {id_table_description(table).decode()}, stored is {_text(stored)}"
+    )
 
 
 def _chunks(count: int) -> Iterator[slice]:

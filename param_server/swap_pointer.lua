@@ -1,11 +1,20 @@
--- Compare-and-set of a scene's pointer.
--- KEYS: scenes, generations. ARGV: scene, pointer that was read ("" for none), new pointer, its generation.
+-- Compare-and-set of a scene's pointer, and the line of the scene's log that tells of it: both or neither.
+-- KEYS: scenes, generations, used, the scene's log. ARGV: scene, pointer that was read ("" for none), new pointer,
+-- its generation, that one's part, the part of the generation that is left ("" for none), line, most lines.
 -- Reply: {"ok"}, {"moved"} where another writer was first, or {"generation"} where that is not published.
-if redis.call('HEXISTS', KEYS[2], ARGV[4]) == 0 then
+local call = redis.call
+if call('HEXISTS', KEYS[2], ARGV[4]) == 0 then
   return {'generation'}
 end
-if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then
+if (call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then
   return {'moved'}
 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+local clock = call('TIME')
+local now = string.format('%.0f', clock[1] * 1000000 + clock[2])
+call('HSET', KEYS[1], ARGV[1], ARGV[3])
+call('HSET', KEYS[3], ARGV[5], now)
+if ARGV[6] ~= '' then
+  call('HSET', KEYS[3], ARGV[6], now)
+end
+call('XADD', KEYS[4], 'MAXLEN', ARGV[8], '*', 'line', ARGV[7])
 return {'ok'}

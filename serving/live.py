@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contracts.errors import Conflict, InvalidInput, NotFound, RepcenterError, Unavailable, UnknownVersion
-from param_server.generations import Generations, ScenePointer
+from param_server.generations import Generations
+from param_server.scene_pointer import ScenePointer
 from param_server.store import Store
 from serving.loaded import LoadedGeneration, load_generation
 from serving.metrics import Metrics

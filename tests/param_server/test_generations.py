@@ -12,7 +12,8 @@ from contracts.errors import BrokenBundle, Conflict, InvalidInput, NotFound, Spa
 from contracts.manifest import Generation, IdTable
 from param_server import keys
 from param_server.connection import connect
-from param_server.generations import MAX_PREVIOUS, Generations, ScenePointer, parse_pointer
+from param_server.generations import Generations
+from param_server.scene_pointer import MAX_PREVIOUS, ScenePointer, parse_pointer
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from tests.param_server.samples import make_generation, make_id_rows, make_space, seal_ranker

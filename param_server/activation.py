@@ -1,0 +1,69 @@
+"""Activation through the gates: what they say decides, or a reason that stays in the scene's log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from contracts.errors import GateFailed
+from contracts.manifest import Generation
+from param_server.activation_log import GateResult, Trace
+from param_server.gates import run_gates
+from param_server.generations import Generations
+from param_server.scene_pointer import ScenePointer
+from param_server.settings import GenerationSettings
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the gates say of a generation in a scene. revision: of the pointer that they saw, 0 = none."""
+
+    generation: Generation
+    revision: int
+    gates: tuple[GateResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(gate.passed for gate in self.gates)
+
+    def refuse(self) -> None:
+        """GateFailed of the first gate that failed, if any has."""
+        for gate in self.gates:
+            if not gate.passed:
+                raise GateFailed(gate.gate, gate.value, gate.threshold, gate.detail)
+
+
+async def check_generation(
+    redis: Redis,
+    scene: str,
+    generation_id: str,
+    settings: GenerationSettings,
+    *,
+    catalogue: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Checked:
+    """Ask every gate, move nothing. NotFound (generation), Unavailable, InvalidInput (scene)."""
+    generations = Generations(redis)
+    pointer = await generations.pointer(scene)
+    generation = await generations.get(generation_id)
+    serving = None if pointer is None else await generations.get(pointer.generation_id)
+    gates = await run_gates(redis, generation, serving, settings, catalogue=catalogue, progress=progress)
+    return Checked(generation, pointer.revision if pointer else 0, gates)
+
+
+async def activate_checked(
+    redis: Redis, scene: str, checked: Checked, *, by: str, force: str | None = None
+) -> ScenePointer:
+    """Move the pointer that the gates looked at. force: why a failed gate is overruled.
+
+    Raises GateFailed; Conflict where the scene was moved since the gates were asked.
+    """
+    if force is None:
+        checked.refuse()
+    trace = Trace(by, checked.gates, None if checked.passed else force)
+    return await Generations(redis).activate(
+        scene, checked.generation.id, expected_revision=checked.revision, trace=trace
+    )

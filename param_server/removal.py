@@ -1,0 +1,85 @@
+"""Rows of a space or an ID table, out of the server in small steps, so that nobody waits for long.
+
+First every shard is retired, which refuses writers and tells readers; only then are buckets unlinked. Each
+step can be repeated, so a removal that was killed is done again from the beginning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+from redis.asyncio import Redis
+
+from contracts.errors import Conflict
+from contracts.space import SHARDS, parse_header
+from param_server import keys
+from param_server.connection import redis_errors
+from param_server.control import parse_table
+from param_server.hget import hget_each
+from param_server.keys import Family
+from param_server.parts import Part
+from param_server.scripts import Script, run_calls, run_on_shards
+
+_BATCH = 256  # buckets of one script: some tenths of a millisecond
+_REST = 2.0  # the server rests for so many times as long as a batch took
+_SHORTEST_REST_S = 0.001
+
+RETIRED = "collected"
+_RETIRE = {
+    "space": [b"header", RETIRED.encode()],
+    "id_table": [b"description", RETIRED.encode(), b"state", RETIRED.encode()],
+}
+
+
+def family_of(part: Part, stored: bytes) -> Family:
+    """The keys of a space, stored: its header, or of an ID table, stored: its description."""
+    if part.kind == "space":
+        return keys.records(part.name, parse_header(stored).buckets)
+    return keys.id_rows(part.name, parse_table(part.name.encode(), stored).rows)
+
+
+async def retire(redis: Redis, part: Part, family: Family) -> None:
+    """From here on no row is written, and readers can tell. The newest sequence is kept for ever."""
+    async with redis_errors(f"retire {part}"):
+        replies = await run_on_shards(redis, "retire_shard", family, _RETIRE[part.kind])
+        waters = [int.from_bytes(reply[1], "little") for reply in replies if reply[0] == b"ok"]
+        if part.kind == "space" and any(waters):
+            await Script(redis, "raise_high_water")([keys.high_water()], [max(waters).to_bytes(8, "little")])
+
+
+async def unlink_rows(
+    redis: Redis,
+    part: Part,
+    family: Family,
+    beat: Callable[[], Awaitable[None]],
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Unlink every bucket of retired shards, then the shards -> how many keys. beat: awaited between batches.
+
+    Raises Conflict where a shard is not retired: it is somebody's.
+    """
+    async with redis_errors(f"remove {part}"):
+        there = await hget_each(redis, family.shard_keys, b"retired")
+    removed = done = 0
+    for shard, retired in enumerate(there):
+        numbers = np.arange(shard, family.buckets, SHARDS)
+        if retired is not None:
+            names = family.keys(numbers)
+            for start in range(0, len(names), _BATCH):
+                last = b"last" if start + _BATCH >= len(names) else b""
+                began = time.perf_counter()
+                call = ([family.shard_keys[shard], *names[start : start + _BATCH]], [last])
+                async with redis_errors(f"remove {part}"):
+                    (reply,), _ = await run_calls(redis, "unlink_rows", [call])
+                if reply[0] != b"ok":
+                    raise Conflict(f"{part}: shard {shard:02x} is not retired: another process made it anew")
+                removed += reply[1]
+                await asyncio.sleep(max(_SHORTEST_REST_S, _REST * (time.perf_counter() - began)))
+                await beat()
+        done += len(numbers)
+        if progress is not None:
+            progress(done, family.buckets)
+    return removed
