@@ -1,13 +1,13 @@
 """Collection: what serves no more leaves the server in the background, in steps that can be killed.
 
 Marking is one script: parts leave everything that finds them and are noted in `collecting`, all or none, and
-only where nobody has used them since the plan was made. What is noted is removed, by this collection or the next.
+only where nobody has used them since the plan was made. What is noted is removed, by this run or the next.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from param_server.parts import LETTERS, Part
 from param_server.removal import family_of, retire, unlink_rows
 from param_server.scripts import Script
 from param_server.settings import GenerationSettings
+from param_server.window_stream import window_stream
 
 SETTLE_S = 2.0  # what was asked before every shard was retired has been answered
 LEASE_S = 10.0
@@ -51,12 +52,12 @@ async def collect(
     redis: Redis,
     settings: GenerationSettings,
     *,
-    forget_windows: Callable[[str], Awaitable[None]] | None = None,
+    stream: Redis | None = None,
     progress: Progress | None = None,
     settle_s: float = SETTLE_S,
     lease_s: float = LEASE_S,
 ) -> Collected:
-    """Collect everything that may go. forget_windows: removes the window stream of a space, by its id;
+    """Collect everything that may go. stream: a client of the server of window streams, None = the same one;
     progress: called with a part's name, its buckets done and in all.
 
     Raises Conflict (another collection runs, or others publish all the time), UnknownVersion or InvalidInput
@@ -76,7 +77,7 @@ async def collect(
             await asyncio.sleep(settle_s / 8)
             await lease.beat()
         for part, stored in left:
-            report.keys += await _remove(redis, part, stored, lease, forget_windows, progress)
+            report.keys += await _remove(redis, part, stored, lease, stream or redis, progress)
             report.parts.append(part)
     return report
 
@@ -118,7 +119,7 @@ async def _remove(
     part: Part,
     stored: bytes,
     lease: Lease,
-    forget_windows: Callable[[str], Awaitable[None]] | None,
+    stream: Redis,
     progress: Progress | None,
 ) -> int:
     def say(done: int, total: int) -> None:
@@ -126,8 +127,8 @@ async def _remove(
             progress(str(part), done, total)
 
     removed = await unlink_rows(redis, part, family_of(part, stored), lease.beat, say)
-    if part.kind == "space" and forget_windows is not None:
-        await forget_windows(part.name)
     async with redis_errors(f"finish {part}"):
+        if part.kind == "space":
+            await stream.unlink(cast(str, window_stream(part.name)))
         await cast(Any, redis.hdel(cast(str, keys.collecting()), cast(str, part.field)))
     return removed

@@ -20,7 +20,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Plan:
-    """parts: to be collected, generations first; pointers: scene -> what it cannot be rolled back to any more."""
+    """parts: to be collected, generations first; pointers: scene -> what it loses of its past."""
 
     parts: tuple[Part, ...]
     pointers: dict[str, tuple[str, ...]]

@@ -1,7 +1,7 @@
 -- Everything that says which parts there are and who needs them, as it is at one moment.
 -- KEYS: scenes, generations, spaces, ID tables, used, pins, collecting, loads, published. ARGV: parts that get the
 -- present time as their last use where they have none.
--- Reply: {now in microseconds, then seven hashes as field, value, …, then names of loads, published parts}.
+-- Reply: {now in microseconds, then seven hashes as field, value, ..., then names of loads, published parts}.
 local call = redis.call
 local clock = call('TIME')
 local now = string.format('%.0f', clock[1] * 1000000 + clock[2])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import numpy as np
 from redis.asyncio import Redis
@@ -23,14 +23,16 @@ from param_server.keys import Family
 from param_server.parts import Part
 from param_server.scripts import Script, run_calls, run_on_shards
 
-_BATCH = 256  # buckets of one script: some tenths of a millisecond
-_REST = 2.0  # the server rests for so many times as long as a batch took
+_BATCH = 512  # buckets of one round trip: some tenths of a millisecond of the server
+_REST = 1.0  # it rests for so many times as long as a batch took
 _SHORTEST_REST_S = 0.001
 
-RETIRED = "collected"
+Call = tuple[list[bytes], list[bytes]]  # KEYS, ARGV
+
+_RETIRED = b"collected"
 _RETIRE = {
-    "space": [b"header", RETIRED.encode()],
-    "id_table": [b"description", RETIRED.encode(), b"state", RETIRED.encode()],
+    "space": [b"header", _RETIRED],
+    "id_table": [b"description", _RETIRED, b"state", _RETIRED],
 }
 
 
@@ -64,22 +66,34 @@ async def unlink_rows(
     async with redis_errors(f"remove {part}"):
         there = await hget_each(redis, family.shard_keys, b"retired")
     removed = done = 0
-    for shard, retired in enumerate(there):
-        numbers = np.arange(shard, family.buckets, SHARDS)
-        if retired is not None:
-            names = family.keys(numbers)
-            for start in range(0, len(names), _BATCH):
-                last = b"last" if start + _BATCH >= len(names) else b""
-                began = time.perf_counter()
-                call = ([family.shard_keys[shard], *names[start : start + _BATCH]], [last])
-                async with redis_errors(f"remove {part}"):
-                    (reply,), _ = await run_calls(redis, "unlink_rows", [call])
-                if reply[0] != b"ok":
-                    raise Conflict(f"{part}: shard {shard:02x} is not retired: another process made it anew")
-                removed += reply[1]
-                await asyncio.sleep(max(_SHORTEST_REST_S, _REST * (time.perf_counter() - began)))
-                await beat()
-        done += len(numbers)
+    for calls in _batches(family, [shard for shard, retired in enumerate(there) if retired is not None]):
+        began = time.perf_counter()
+        async with redis_errors(f"remove {part}"):
+            replies, _ = await run_calls(redis, "unlink_rows", calls)
+        if any(reply[0] != b"ok" for reply in replies):
+            raise Conflict(f"{part}: a shard is not retired: another process made it anew")
+        removed += sum(reply[1] for reply in replies)
+        done += sum(len(names) - 1 for names, _ in calls)
         if progress is not None:
             progress(done, family.buckets)
+        await asyncio.sleep(max(_SHORTEST_REST_S, _REST * (time.perf_counter() - began)))
+        await beat()
     return removed
+
+
+def _batches(family: Family, shards: Sequence[int]) -> Iterator[list[Call]]:
+    """Calls of unlink_rows, so many together that they are of about _BATCH buckets."""
+    calls: list[Call] = []
+    buckets = 0
+    for shard in shards:
+        names = family.keys(np.arange(shard, family.buckets, SHARDS))
+        for start in range(0, len(names), _BATCH):
+            some = names[start : start + _BATCH]
+            if calls and buckets + len(some) > _BATCH:
+                yield calls
+                calls, buckets = [], 0
+            last = b"last" if start + _BATCH >= len(names) else b""
+            calls.append(([family.shard_keys[shard], *some], [last]))
+            buckets += len(some)
+    if calls:
+        yield calls
