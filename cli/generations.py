@@ -1,29 +1,47 @@
-"""`repcenter generations`: published generations and the scenes' pointers."""
+"""`repcenter generations`: what is published, in what two differ, what each scene serves and why."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import os
+import pwd
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from redis.asyncio import Redis
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from cli.progress import stage
 from cli.shelf import shelf
+from contracts.errors import NotFound
+from param_server.activation import Checked, activate_checked, check_generation
+from param_server.activation_log import GateResult, LogLine, Trace, read_log
 from param_server.connection import connect
+from param_server.coverage import coverage, live_catalogue
+from param_server.generation_facts import Difference, differences, facts_of
 from param_server.generations import Generations
-from param_server.settings import StoreSettings
+from param_server.scene_pointer import ScenePointer
+from param_server.settings import GenerationSettings, StoreSettings
 
 T = TypeVar("T")
+_SHOWN = 60  # characters of a value
 
 
-def _with_generations(var: Path, act: Callable[[Generations], Awaitable[T]]) -> T:
+def with_redis(var: Path, act: Callable[[Redis], Awaitable[T]]) -> T:
+    """What `act` gives for a client of the shelf's server."""
+
     async def run(url: str) -> T:
         redis = connect(url, StoreSettings())
         try:
-            return await act(Generations(redis))
+            return await act(redis)
         finally:
             await redis.aclose()
 
@@ -31,8 +49,27 @@ def _with_generations(var: Path, act: Callable[[Generations], Awaitable[T]]) -> 
         return asyncio.run(run(url))
 
 
+def limits(
+    min_coverage: float | None,
+    min_id_coverage: float | None,
+    golden_tolerance: float | None,
+    sample: int | None,
+) -> GenerationSettings:
+    """The settings, overridden by what was given."""
+    given = {
+        "min_coverage": min_coverage,
+        "min_id_coverage": min_id_coverage,
+        "golden_tolerance": golden_tolerance,
+        "coverage_sample": sample,
+    }
+    return GenerationSettings().model_copy(update={k: v for k, v in given.items() if v is not None})
+
+
 def print_generations(var: Path, as_json: bool) -> None:
-    async def read(generations: Generations) -> list[dict[str, object]]:
+    """Every generation and the scenes that serve it."""
+
+    async def read(redis: Redis) -> list[dict[str, Any]]:
+        generations = Generations(redis)
         scenes = await generations.scenes()
         return [
             {
@@ -41,31 +78,199 @@ def print_generations(var: Path, as_json: bool) -> None:
                 "space": g.space.id,
                 "encoder": g.encoder_digest[:12],
                 "ranker": g.ranker_digest[:12],
+                "id_table": g.id_table.name,
                 "scenes": [s for s, pointer in scenes.items() if pointer.generation_id == g.id],
+                "previous_of": [s for s, pointer in scenes.items() if g.id in pointer.previous],
             }
             for g in await generations.list()
         ]
 
-    rows = _with_generations(var, read)
+    rows = with_redis(var, read)
     if as_json:
         print(json.dumps(rows))
         return
     table = Table()
-    for name in ("generation", "space", "encoder", "ranker", "scenes"):
+    for name in ("generation", "created", "space", "encoder", "ranker", "ID table", "serves", "roll back in"):
         table.add_column(name, overflow="fold")
     for row in rows:
-        del row["created_ms"]
-        table.add_row(*(", ".join(v) if isinstance(v, list) else str(v) for v in row.values()))
+        row["created_ms"] = _when(row["created_ms"])
+        table.add_row(*(escape(", ".join(v) if isinstance(v, list) else str(v)) for v in row.values()))
     Console().print(table)
 
 
-def activate(var: Path, generation: str, scene: str, expected_revision: int | None) -> None:
-    pointer = _with_generations(
-        var, lambda g: g.activate(scene, generation, expected_revision=expected_revision)
-    )
+def print_difference(
+    var: Path, first: str, second: str, scene: str, sample: int | None, as_json: bool
+) -> None:
+    """The facts that two generations do not share."""
+    looked_at = limits(None, None, None, sample).coverage_sample
+
+    async def read(redis: Redis) -> tuple[list[Difference], int, str, int]:
+        generations = Generations(redis)
+        both = [await generations.get(first), await generations.get(second)]
+        pointer = await generations.pointer(scene)
+        serving = both[0] if pointer is None else await generations.get(pointer.generation_id)
+        with stage(Console(stderr=as_json), "Coverage") as advance:
+            catalogue = await live_catalogue(redis, serving.space, looked_at or None)
+            covered = await coverage(redis, both, catalogue, advance)
+        a, b = [await facts_of(redis, g, c) for g, c in zip(both, covered, strict=True)]
+        found = differences(a, b)
+        return found, len({*a, *b}) - len(found), catalogue.name, covered[0].items
+
+    found, equal, catalogue, items = with_redis(var, read)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "first": first,
+                    "second": second,
+                    "coverage": {"catalogue": catalogue, "items": items},
+                    "differences": [asdict(difference) for difference in found],
+                    "equal": equal,
+                }
+            )
+        )
+        return
+    table = Table("", first, second, title=f"coverage is of {items:,} {catalogue}")
+    for difference in found:
+        table.add_row(difference.fact, _value(difference.first), _value(difference.second))
+    Console().print(table)
+    print(f"{len(found)} facts differ, {equal} are equal")
+
+
+def check(
+    var: Path,
+    generation: str,
+    scene: str,
+    settings: GenerationSettings,
+    catalogue: Path | None,
+    as_json: bool,
+) -> None:
+    """Print what the gates say; GateFailed where one fails."""
+
+    async def ask(redis: Redis) -> Checked:
+        return await _ask(redis, generation, scene, settings, catalogue, as_json)
+
+    checked = with_redis(var, ask)
+    if as_json:
+        gates = [asdict(gate) for gate in checked.gates]
+        print(
+            json.dumps({"generation": generation, "scene": scene, "passed": checked.passed, "gates": gates})
+        )
+    else:
+        _print_gates(checked.gates)
+    checked.refuse()
+
+
+def activate(
+    var: Path,
+    generation: str,
+    scene: str,
+    settings: GenerationSettings,
+    catalogue: Path | None,
+    expected_revision: int | None,
+    force: str | None,
+    by: str | None,
+    as_json: bool,
+) -> None:
+    """Gates, then the pointer. force: the reason why a failed gate is overruled."""
+    who = by or _who()
+
+    async def move(redis: Redis) -> tuple[Checked, ScenePointer]:
+        Trace(who, forced=force)  # refused before the gates have cost minutes
+        checked = await _ask(redis, generation, scene, settings, catalogue, as_json)
+        if not as_json:
+            _print_gates(checked.gates)
+        return checked, await activate_checked(
+            redis, scene, checked, by=who, force=force, expected_revision=expected_revision
+        )
+
+    checked, pointer = with_redis(var, move)
+    if as_json:
+        gates = [asdict(gate) for gate in checked.gates]
+        print(json.dumps({"scene": scene, **asdict(pointer), "gates": gates, "forced": not checked.passed}))
+        return
+    if not checked.passed:
+        print(f"a gate failed and was overruled: {force}")
     print(f"scene {scene}: generation {pointer.generation_id}, revision {pointer.revision}")
 
 
-def roll_back(var: Path, scene: str) -> None:
-    pointer = _with_generations(var, lambda g: g.roll_back(scene))
+def roll_back(var: Path, scene: str, by: str | None) -> None:
+    """The generation before, at once."""
+
+    async def move(redis: Redis) -> ScenePointer:
+        return await Generations(redis).roll_back(scene, trace=Trace(by or _who()))
+
+    pointer = with_redis(var, move)
     print(f"scene {scene}: generation {pointer.generation_id}, revision {pointer.revision}")
+
+
+def print_log(var: Path, scene: str, count: int, as_json: bool) -> None:
+    """The newest moves of a scene, newest first; NotFound where it never moved."""
+
+    async def read(redis: Redis) -> list[LogLine]:
+        return await read_log(redis, scene, count)
+
+    lines = with_redis(var, read)
+    if not lines:
+        raise NotFound("log of scene", scene)
+    if as_json:
+        print(json.dumps([line.to_json() for line in lines]))
+        return
+    table = Table("when", "who", "what", "from", "to", "revision", "gates", "forced", title=f"scene {scene}")
+    for line in lines:
+        gates = ", ".join(f"{g.gate} {'passed' if g.passed else 'FAILED'}" for g in line.trace.gates)
+        table.add_row(
+            _when(line.at_ms),
+            escape(line.trace.by),
+            line.action,
+            line.left or "nothing",
+            line.to,
+            str(line.revision),
+            gates or "not asked",
+            escape(line.trace.forced or ""),
+        )
+    Console().print(table)
+
+
+async def _ask(
+    redis: Redis,
+    generation: str,
+    scene: str,
+    settings: GenerationSettings,
+    catalogue: Path | None,
+    as_json: bool,
+) -> Checked:
+    with stage(Console(stderr=as_json), f"Gates of {generation} for scene {scene}") as advance:
+        return await check_generation(
+            redis, scene, generation, settings, catalogue=catalogue, progress=advance
+        )
+
+
+def _print_gates(gates: Sequence[GateResult]) -> None:
+    table = Table("gate", "", "value", "threshold", "")
+    for gate in gates:
+        table.add_row(
+            gate.gate,
+            "passed" if gate.passed else "[red]failed[/red]",
+            "" if gate.value is None else f"{gate.value:.6g}",
+            "" if gate.threshold is None else f"{gate.threshold:.6g}",
+            escape(gate.detail),
+        )
+    Console().print(table)
+
+
+def _who() -> str:
+    """user@host of this process."""
+    user = str(os.getuid())
+    with suppress(KeyError):
+        user = pwd.getpwuid(os.getuid()).pw_name
+    return f"{user}@{socket.gethostname()}"[:200]
+
+
+def _when(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1e3, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _value(value: object) -> str:
+    text = "–" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return escape(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from cli.bench_commands import bench_app, results_app
+from cli.generation_commands import generations_app
 from cli.table_commands import plan_memory, table_app
 from cli.train_command import train
 
@@ -21,7 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-generations_app = typer.Typer(help="Publish state: which generation each scene serves.", no_args_is_help=True)
 data_app = typer.Typer(help="Check your own data, or draw the demo's world.", no_args_is_help=True)
 events_app = typer.Typer(help="What users did: their stored behaviours.", no_args_is_help=True)
 app.add_typer(generations_app, name="generations")
@@ -163,37 +163,6 @@ def delete(item_id: str, url: Door = DOOR_URL) -> None:
     from cli.items import delete_item
 
     delete_item(url, item_id)
-
-
-@generations_app.command("list")
-def generations_list(var: VarDir = Path("var"), json: Json = False) -> None:
-    """Published generations and the scenes that serve them."""
-    from cli.generations import print_generations
-
-    print_generations(var, json)
-
-
-@generations_app.command("activate")
-def generations_activate(
-    generation: str,
-    scene: Annotated[str, typer.Option(help="Scene to move.")] = "default",
-    expected_revision: Annotated[int | None, typer.Option(help="Refuse if the pointer has moved on.")] = None,
-    var: VarDir = Path("var"),
-) -> None:
-    """Let a scene serve a generation (one atomic pointer)."""
-    from cli.generations import activate
-
-    activate(var, generation, scene, expected_revision)
-
-
-@generations_app.command("roll-back")
-def generations_roll_back(
-    scene: Annotated[str, typer.Option(help="Scene to move.")] = "default", var: VarDir = Path("var")
-) -> None:
-    """Let a scene serve the generation before."""
-    from cli.generations import roll_back
-
-    roll_back(var, scene)
 
 
 @events_app.command("push")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
-from param_server.settings import StoreSettings
+from param_server.settings import GenerationSettings, StoreSettings
 from realtime_infer.settings import EncoderSettings
 from serving.settings import ScorerSettings
 
 _PAGES: tuple[tuple[str, type[BaseSettings]], ...] = (
     ("Every process: the store", StoreSettings),
+    ("Activation and collection (`repcenter generations`)", GenerationSettings),
     ("Scorer", ScorerSettings),
     ("Write door and encoder worker", EncoderSettings),
 )

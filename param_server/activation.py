@@ -8,7 +8,7 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from contracts.errors import GateFailed
+from contracts.errors import Conflict, GateFailed, shown
 from contracts.manifest import Generation
 from param_server.activation_log import GateResult, Trace
 from param_server.gates import run_gates
@@ -55,12 +55,23 @@ async def check_generation(
 
 
 async def activate_checked(
-    redis: Redis, scene: str, checked: Checked, *, by: str, force: str | None = None
+    redis: Redis,
+    scene: str,
+    checked: Checked,
+    *,
+    by: str,
+    force: str | None = None,
+    expected_revision: int | None = None,
 ) -> ScenePointer:
-    """Move the pointer that the gates looked at. force: why a failed gate is overruled.
+    """Move the pointer that the gates looked at. force: why a failed gate is overruled; expected_revision:
+    that the caller saw before the gates were asked.
 
-    Raises GateFailed; Conflict where the scene was moved since the gates were asked.
+    Raises GateFailed; Conflict where the scene was moved since then.
     """
+    if expected_revision is not None and checked.revision != expected_revision:
+        raise Conflict(
+            f"scene {shown(scene)} is at revision {checked.revision}, expected {expected_revision}"
+        )
     if force is None:
         checked.refuse()
     trace = Trace(by, checked.gates, None if checked.passed else force)

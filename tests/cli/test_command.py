@@ -36,6 +36,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         ["push"],
         ["generations"],
         ["generations", "activate"],
+        ["generations", "collect"],
         ["data", "check"],
         ["bench"],
         ["bench", "graph"],
