@@ -24,6 +24,7 @@ from param_server.behaviour_rows import pack
 from param_server.behaviours import Behaviours
 from param_server.connection import redis_errors
 from param_server.memory_model import ServerKind
+from param_server.parts import Part
 from param_server.planner import Catalogue, plan
 from param_server.store import Store
 
@@ -244,6 +245,9 @@ class _Load:
             for start in range(0, len(names), _CHUNK):
                 pipeline.unlink(*names[start : start + _CHUNK])
             pipeline.hdel(_text(keys.spaces()), *(space.id for space in spaces))
+            parts = [Part("space", space.id) for space in spaces]
+            parts += [Part("id_table", table.name) for table, _ in self._tables]
+            pipeline.hdel(_text(keys.used()), *(_text(part.field) for part in parts))
             for table, _ in self._tables:
                 pipeline.hdel(_text(keys.id_tables()), table.name)
                 pipeline.srem(_text(keys.id_tables_sealed()), table.name)
