@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -97,22 +98,53 @@ def results_rankers(
 @bench_app.command("table")
 def bench_table(
     json: Json = False,
-    items: Annotated[int, typer.Option(help="Items in the table.")] = 200_000,
-    growth: Annotated[str, typer.Option(help="Further counts of items, separated by commas.")] = "",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="20,000 items, fewer reads, no growth, no Feast: under a minute.")
+    ] = False,
+    items: Annotated[int | None, typer.Option(help="Items in the table. [default: 200000]")] = None,
+    growth: Annotated[
+        str | None,
+        typer.Option(help="Further counts of items, separated by commas. [default: 10000,100000,1000000]"),
+    ] = None,
     layouts: Annotated[str, typer.Option(help="Further rows per bucket, separated by commas.")] = "",
-    feast: Annotated[bool, typer.Option(help="Also measure Feast, in an environment of its own.")] = True,
+    feast: Annotated[
+        bool | None, typer.Option(help="Also measure Feast, in an environment of its own.")
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Measure again what an interrupted run had measured.")
+    ] = False,
     var: VarDir = Path("var"),
 ) -> None:
-    """The tables: bytes per item, cold reads beside a bare MGET and Feast, bulk load."""
-    from param_server.table_bench import run
+    """The tables: bytes per item, cold reads beside a bare MGET and Feast, bulk load (under ten minutes).
 
-    run(
-        json=json,
-        items=items,
-        growth=_counts("growth", growth),
-        rows_per_bucket=_counts("layouts", layouts),
-        feast=var / "bench" / "feast" if feast else None,
-    )
+    Interrupted, it goes on with the next case.
+    """
+    from rich.console import Console
+
+    from cli.progress import stage
+    from param_server.table_bench import GROWTH, last_line, run
+
+    checkpoint = var / "bench" / "table"
+    if restart:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    console = Console(stderr=True)
+    with stage(console, "Measuring the tables") as advance:
+
+        def progress(text: str, done: int, total: int) -> None:
+            advance.note(text)
+            advance(done, total)
+
+        result = run(
+            items=items or (20_000 if quick else 200_000),
+            growth=_counts("growth", growth) if growth is not None else () if quick else GROWTH,
+            rounds=200 if quick else 1_000,
+            rows_per_bucket=_counts("layouts", layouts),
+            feast=var / "bench" / "feast" if (not quick if feast is None else feast) else None,
+            checkpoint=checkpoint,
+            progress=progress,
+            say_case=lambda line: console.print(line, highlight=False, soft_wrap=True),
+        )
+    print(last_line(result, json))
 
 
 @bench_app.command("behaviours")

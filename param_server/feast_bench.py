@@ -1,13 +1,18 @@
 """The other side of `repcenter bench table`: the same ids and bytes through Feast's Redis online store.
 
 Runs in Feast's own environment and imports nothing of ours: `python feast_bench.py rows.parquet 127.0.0.1:1`
-loads the rows and prints how many per second; then for each line of its input, a count of ids, it reads so
-many rows once and prints the seconds that it took.
+loads the rows and prints how many per second; then for each line of its input, a JSON list of a way and of
+counts of ids, it reads so many rows each and prints [seconds by the clock, seconds of CPU] of every read.
+
+Ways: "dict", the documented one, get_online_features(...).to_dict(); "response", without the last step: an
+answer in protobuf messages; "async", get_online_features_async(...).to_dict() on an event loop that stays.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import json
 import os
 import random
 import sys
@@ -59,16 +64,27 @@ def main(rows: Path, server: str) -> None:
         print(len(frame) / (time.perf_counter() - began), flush=True)
         ids = frame["item_id"].tolist()
         expected = dict(zip(ids, frame["row"], strict=True))
-        draw = random.Random(0)
+        draw, loop = random.Random(0), asyncio.new_event_loop()
+
+        def answer(asked: list[dict[str, str]], way: str) -> Any:
+            given: Any = {"features": ["items:row"], "entity_rows": asked}
+            if way == "async":
+                return loop.run_until_complete(store.get_online_features_async(**given)).to_dict()
+            response = store.get_online_features(**given)
+            return response.to_dict() if way == "dict" else response
+
         for line in sys.stdin:
-            asked = draw.sample(ids, int(line))
-            began = time.perf_counter()
-            answer = store.get_online_features(
-                features=["items:row"], entity_rows=[{"item_id": i} for i in asked]
-            ).to_dict()
-            print(time.perf_counter() - began, flush=True)
-            if answer["row"] != [expected[i] for i in answer["item_id"]]:
-                raise SystemExit("Feast gave other bytes than it was given")
+            way, *counts = json.loads(line)
+            taken = []
+            for count in counts:
+                asked = [{"item_id": i} for i in draw.sample(ids, count)]
+                clock, cpu = time.perf_counter(), time.process_time()
+                found = answer(asked, way)
+                taken.append((time.perf_counter() - clock, time.process_time() - cpu))
+                values = found.to_dict() if way == "response" else found
+                if values["row"] != [expected[i] for i in values["item_id"]]:
+                    raise SystemExit("Feast gave other bytes than it was given")
+            print(json.dumps(taken), flush=True)
 
 
 if __name__ == "__main__":

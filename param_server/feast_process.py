@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from contracts.errors import Unavailable
 from param_server import feast_bench
 from param_server.bench_server import serving
+from param_server.turns import Sample
 
 FEAST = "feast[redis]==0.67.0"
 T = TypeVar("T")
@@ -29,10 +31,7 @@ class Feast:
         rows = file.with_name("feast.parquet")
         columns = {"item_id": table["item_id"], "row": table["record"].cast(pa.binary())}
         pq.write_table(pa.table(columns), rows)
-        if not Path(python).exists():
-            subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True, capture_output=True)
-            install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", FEAST]
-            subprocess.run(install, check=True, capture_output=True, timeout=900)
+        _install(directory)
         self._errors = file.with_name("feast.log")
         with self._errors.open("wb") as log:
             self._process = subprocess.Popen(
@@ -42,25 +41,39 @@ class Feast:
                 stderr=log,
                 text=True,
             )
-        self.load_records_per_s = self._answer()
+        self.load_records_per_s = float(self._answer())
 
-    def read(self, count: int) -> float:
-        """Seconds of one read of `count` rows."""
+    async def read(self, counts: Sequence[int], way: str = "dict") -> list[Sample]:
+        """Reads of so many rows each, one after another. way: of feast_bench."""
+        return await asyncio.to_thread(self._read, counts, way)
+
+    def _read(self, counts: Sequence[int], way: str) -> list[Sample]:
         if self._process.stdin is not None:
-            self._process.stdin.write(f"{count}\n")
+            self._process.stdin.write(json.dumps([way, *counts]) + "\n")
             self._process.stdin.flush()
-        return self._answer()
+        return [(clock, cpu) for clock, cpu in self._answer()]
 
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
 
-    def _answer(self) -> float:
+    def _answer(self) -> Any:
         line = self._process.stdout.readline() if self._process.stdout is not None else ""
         if not line:
             self.close()
             raise Unavailable(f"Feast: {self._errors.read_text(errors='replace')[-300:].strip()}")
-        return float(line)
+        return json.loads(line)
+
+
+def _install(directory: Path) -> None:
+    """The environment from PyPI, unless this very Feast is there whole."""
+    stamp = directory / "installed"
+    if stamp.exists() and stamp.read_text() == FEAST:
+        return
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(directory)], check=True, capture_output=True)
+    install = [str(directory / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    subprocess.run([*install, FEAST], check=True, capture_output=True, timeout=900)
+    stamp.write_text(FEAST)
 
 
 async def with_feast(
