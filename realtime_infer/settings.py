@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 from pydantic import Field
@@ -11,6 +12,8 @@ from contracts.onnx_model import Device
 from contracts.request import MAX_BEHAVIOURS
 from contracts.space import DEFAULT_BUCKETS, MAX_BUCKETS
 from param_server.behaviours import DEFAULT_BEHAVIOURS
+from realtime_infer.decode_pool import DecodeLimits
+from realtime_infer.fetch import FetchLimits
 
 
 class EncoderSettings(BaseSettings):
@@ -116,6 +119,47 @@ class EncoderSettings(BaseSettings):
         description="Kinds of events that are behaviours (JSON list); others are left out. Empty: all.",
     )
 
+    image_url_origins: list[str] = Field(
+        [],
+        max_length=256,
+        description="Where image_url may fetch from (JSON list): `cdn.example.com` (https), `*.example.com` "
+        "(hosts below it), `http://host:8080`. Empty: no URLs.",
+    )
+    image_url_networks: list[str] = Field(
+        [],
+        max_length=64,
+        description="Networks that are not public in which those origins may be (JSON list of CIDR).",
+    )
+    image_roots: list[str] = Field(
+        [],
+        max_length=64,
+        description="Below what image_url names objects (JSON list): `s3://bucket/prefix`, `/data/pictures`. "
+        "Empty: no paths.",
+    )
+    image_fetch_s: float = Field(
+        5.0, gt=0, le=60, description="Longest try to fetch a picture, redirects included, in seconds."
+    )
+    image_fetch_attempts: int = Field(
+        3, ge=1, le=10, description="Tries to fetch a picture where the failure may pass; then a dead letter."
+    )
+    image_fetches: int = Field(16, ge=1, le=256, description="Pictures that one worker fetches at a time.")
+    decode_processes: int | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="Processes that decode a worker's pictures; 0: the worker itself, which one may crash; "
+        "unset: half of the cores, at most 4.",
+    )
+    decode_memory_mb: int = Field(
+        1024, ge=64, le=65_536, description="Memory that one picture may take in its decoder, in MiB."
+    )
+    decode_cpu_s: float = Field(
+        5.0, gt=0, le=300, description="Processor time that one picture may take in its decoder, in seconds."
+    )
+    decode_wall_s: float = Field(
+        12.0, gt=0, le=600, description="Time that one picture may take in its decoder in all, in seconds."
+    )
+
     consumer: str = Field(
         default_factory=socket.gethostname,
         min_length=1,
@@ -139,3 +183,23 @@ class EncoderSettings(BaseSettings):
         ge=50,
         description="An entry that its worker has held this long is taken over. More than any encode takes.",
     )
+
+    def fetch_limits(self) -> FetchLimits:
+        """Which pictures are fetched, and how."""
+        return FetchLimits(
+            self.image_url_origins,
+            self.image_url_networks,
+            self.image_roots,
+            self.image_fetch_s,
+            self.image_fetch_attempts,
+            self.image_fetches,
+        )
+
+    def decode_limits(self) -> DecodeLimits:
+        """What one picture may take in its decoder."""
+        return DecodeLimits(self.decode_memory_mb, self.decode_cpu_s, self.decode_wall_s)
+
+    def decoders(self) -> int:
+        """How many processes decode."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(4, cores // 2)) if self.decode_processes is None else self.decode_processes
