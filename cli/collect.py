@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from redis.asyncio import Redis
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -19,6 +18,7 @@ from param_server.collection_plan import Kept, Plan
 from param_server.connection import connect
 from param_server.parts import Part
 from param_server.pins import Pins
+from param_server.server import Server
 from param_server.settings import GenerationSettings, StoreSettings
 
 
@@ -40,7 +40,7 @@ def run_collect(
         _print_collected(with_redis(var, lambda redis: _collect(redis, settings, as_json)), as_json)
 
 
-async def _collect(redis: Redis, settings: GenerationSettings, as_json: bool) -> Collected:
+async def _collect(redis: Server, settings: GenerationSettings, as_json: bool) -> Collected:
     stores = StoreSettings()
     stream = redis if stores.stream_url is None else connect(stores.stream_url, stores, "stream_url")
     try:

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from redis.asyncio import Redis
 from rich.console import Console
 
 from cli.progress import stage
@@ -20,6 +19,7 @@ from contracts.events import MAX_EVENTS, Appended, Event
 from param_server.behaviour_import import import_interactions
 from param_server.behaviours import DEFAULT_BEHAVIOURS, Behaviours
 from param_server.connection import connect
+from param_server.server import Server
 from param_server.settings import StoreSettings
 from serving.client import HttpClient
 
@@ -80,7 +80,7 @@ def import_file(var: Path, path: Path, most: int | None) -> None:
     print(json.dumps({"rows": done.rows, "resumed": done.resumed, **asdict(done.found)}))
 
 
-def _on_shelf(var: Path, ask: Callable[[Redis], Awaitable[T]]) -> T:
+def _on_shelf(var: Path, ask: Callable[[Server], Awaitable[T]]) -> T:
     async def run(url: str) -> T:
         async with connect(url, StoreSettings()) as redis:
             return await ask(redis)

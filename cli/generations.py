@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from redis.asyncio import Redis
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -29,13 +28,14 @@ from param_server.coverage import coverage, live_catalogue
 from param_server.generation_facts import Difference, differences, facts_of
 from param_server.generations import Generations
 from param_server.scene_pointer import ScenePointer
+from param_server.server import Server
 from param_server.settings import GenerationSettings, StoreSettings
 
 T = TypeVar("T")
 _SHOWN = 60  # characters of a value
 
 
-def with_redis(var: Path, act: Callable[[Redis], Awaitable[T]]) -> T:
+def with_redis(var: Path, act: Callable[[Server], Awaitable[T]]) -> T:
     """What `act` gives for a client of the shelf's server."""
 
     async def run(url: str) -> T:
@@ -68,7 +68,7 @@ def limits(
 def print_generations(var: Path, as_json: bool) -> None:
     """Every generation and the scenes that serve it."""
 
-    async def read(redis: Redis) -> list[dict[str, Any]]:
+    async def read(redis: Server) -> list[dict[str, Any]]:
         generations = Generations(redis)
         scenes = await generations.scenes()
         return [
@@ -104,7 +104,7 @@ def print_difference(
     """The facts that two generations do not share."""
     looked_at = limits(None, None, None, sample).coverage_sample
 
-    async def read(redis: Redis) -> tuple[list[Difference], int, str, int]:
+    async def read(redis: Server) -> tuple[list[Difference], int, str, int]:
         generations = Generations(redis)
         both = [await generations.get(first), await generations.get(second)]
         pointer = await generations.pointer(scene)
@@ -147,7 +147,7 @@ def check(
 ) -> None:
     """Print what the gates say; GateFailed where one fails."""
 
-    async def ask(redis: Redis) -> Checked:
+    async def ask(redis: Server) -> Checked:
         return await _ask(redis, generation, scene, settings, catalogue, as_json)
 
     checked = with_redis(var, ask)
@@ -175,7 +175,7 @@ def activate(
     """Gates, then the pointer. force: the reason why a failed gate is overruled."""
     who = by or _who()
 
-    async def move(redis: Redis) -> tuple[Checked, ScenePointer]:
+    async def move(redis: Server) -> tuple[Checked, ScenePointer]:
         Trace(who, forced=force)  # refused before the gates have cost minutes
         checked = await _ask(redis, generation, scene, settings, catalogue, as_json)
         if not as_json:
@@ -197,7 +197,7 @@ def activate(
 def roll_back(var: Path, scene: str, by: str | None) -> None:
     """The generation before, at once."""
 
-    async def move(redis: Redis) -> ScenePointer:
+    async def move(redis: Server) -> ScenePointer:
         return await Generations(redis).roll_back(scene, trace=Trace(by or _who()))
 
     pointer = with_redis(var, move)
@@ -207,7 +207,7 @@ def roll_back(var: Path, scene: str, by: str | None) -> None:
 def print_log(var: Path, scene: str, count: int, as_json: bool) -> None:
     """The newest moves of a scene, newest first; NotFound where it never moved."""
 
-    async def read(redis: Redis) -> list[LogLine]:
+    async def read(redis: Server) -> list[LogLine]:
         return await read_log(redis, scene, count)
 
     lines = with_redis(var, read)
@@ -233,7 +233,7 @@ def print_log(var: Path, scene: str, count: int, as_json: bool) -> None:
 
 
 async def _ask(
-    redis: Redis,
+    redis: Server,
     generation: str,
     scene: str,
     settings: GenerationSettings,

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +30,7 @@ from param_server.offline import OfflineTable
 from param_server.own_vectors import VectorSource, open_vectors, own_digest, sealed_guard
 from param_server.record_file import RecordFiles
 from param_server.row_view import view_item
+from param_server.server import Server
 from param_server.server_checks import check_policy
 from param_server.settings import StoreSettings
 from param_server.store import Store
@@ -44,7 +44,7 @@ _CODECS = {"int8": CONTENT_INT8, "fp16": CONTENT_FP16}
 _SHOWN = 20
 
 
-def _with_redis(var: Path, act: Callable[[Redis], Awaitable[T]]) -> T:
+def _with_redis(var: Path, act: Callable[[Server], Awaitable[T]]) -> T:
     async def run(url: str) -> T:
         redis = connect(url, StoreSettings())
         try:
@@ -62,15 +62,22 @@ def print_tables(var: Path, scanned: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps(_state_json(state)))
         return
-    console, server = Console(), state.server
-    limit = f" of {_bytes(server.maxmemory)}" if server.maxmemory else ""
-    console.print(
-        f"{server.version}, {server.allocator}: {_bytes(server.used_memory)}{limit} used, "
-        f"policy {server.policy}",
-        highlight=False,
-    )
-    if server.evicts:
-        console.print("[red]this policy drops rows: CONFIG SET maxmemory-policy noeviction[/red]")
+    console = Console()
+    for i, server in enumerate(state.servers):
+        limit = f" of {_bytes(server.maxmemory)}" if server.maxmemory else ""
+        rows = sum(s.live_by_server[i] for s in state.spaces)
+        node = (
+            f"{server.address}, {server.slots:,} slots, {rows:,} records: "
+            if server.slots is not None
+            else ""
+        )
+        console.print(
+            f"{node}{server.version}, {server.allocator}: {_bytes(server.used_memory)}{limit} used, "
+            f"policy {server.policy}",
+            highlight=False,
+        )
+        if server.evicts:
+            console.print("[red]this policy drops rows: CONFIG SET maxmemory-policy noeviction[/red]")
     table = Table("space", "vectors", "codec", "live", "record", "stored", "a bucket", "packed", "high water")
     for s in state.spaces:
         table.add_row(
@@ -106,13 +113,14 @@ def print_tables(var: Path, scanned: bool, as_json: bool) -> None:
 
 def _state_json(state: TablesState) -> dict[str, Any]:
     return {
-        "server": asdict(state.server),
+        "servers": [asdict(server) for server in state.servers],
         "spaces": [
             {
                 "id": s.space.id,
                 **s.space.to_json(),
                 "record_bytes": s.space.dtype.itemsize,
                 "live": s.live,
+                "live_by_server": s.live_by_server,
                 "high_water": s.high_water,
                 **asdict(s.memory),
                 "contents": None if s.contents is None else asdict(s.contents),
@@ -129,7 +137,7 @@ def _state_json(state: TablesState) -> dict[str, Any]:
 def print_item(var: Path, item_id: str, space: str | None, table: str | None, as_json: bool) -> None:
     """One item's records and ID rows; NotFound where no table holds it."""
 
-    async def read(redis: Redis) -> list[dict[str, Any]]:
+    async def read(redis: Server) -> list[dict[str, Any]]:
         return await view_item(redis, item_id, space, table)
 
     rows = _with_redis(var, read)
@@ -148,7 +156,7 @@ def print_item(var: Path, item_id: str, space: str | None, table: str | None, as
 def load_table(var: Path, path: Path, table: str | None, restart: bool, as_json: bool) -> None:
     """A file or a directory of records into its space, or a file of ID rows into an ID table."""
 
-    async def load(redis: Redis) -> LoadReport:
+    async def load(redis: Server) -> LoadReport:
         await check_policy(redis)
         with stage(_console(as_json), f"Loading {path}") as advance:
             if table is not None:
@@ -184,7 +192,7 @@ def load_vectors(
     digest, named = own_digest(name, version), [_attribute(text) for text in attributes]
     root = offline if offline is not None else str((var / "offline").resolve())
 
-    async def load(redis: Redis) -> LoadReport:
+    async def load(redis: Server) -> LoadReport:
         await check_policy(redis)
         with stage(_console(as_json), f"Loading vectors of {path}") as advance:
             file = await asyncio.to_thread(open_vectors, path, named)
@@ -225,10 +233,10 @@ class _Commits:
     A space that no generation serves has no readers, and gets no window messages.
     """
 
-    def __init__(self, redis: Redis, space: Space, offline_root: str | None) -> None:
+    def __init__(self, redis: Server, space: Space, offline_root: str | None) -> None:
         self._redis, self._space = redis, space
         self._offline = OfflineTable(offline_root) if offline_root is not None else None
-        self._stream: Redis | None = None
+        self._stream: Server | None = None
 
     async def __aenter__(self) -> Commit:
         generations = await Generations(self._redis).list()
@@ -236,7 +244,7 @@ class _Commits:
         if not served and self._offline is None:
             return Store(self._redis).commit_window
         settings = StoreSettings()
-        stream = self._redis
+        stream: Server = self._redis
         if settings.stream_url is not None:
             stream = self._stream = connect(settings.stream_url, settings, "stream_url")
         windows = Windows(Store(self._redis), stream, EncoderSettings().max_windows)
@@ -281,7 +289,7 @@ def _print_load(report: LoadReport, as_json: bool) -> None:
 def export_table(var: Path, path: Path, space: str | None, table: str | None, as_json: bool) -> None:
     """A space (the only one, or that named) or an ID table into a Parquet file."""
 
-    async def export(redis: Redis) -> dict[str, Any]:
+    async def export(redis: Server) -> dict[str, Any]:
         with stage(_console(as_json), f"Exporting to {path}") as advance:
             if table is not None:
                 report = await export_id_table(redis, await id_table(redis, table), path, advance)
@@ -299,7 +307,7 @@ def export_table(var: Path, path: Path, space: str | None, table: str | None, as
 def verify_table(var: Path, path: Path, table: str | None, sample: int | None, as_json: bool) -> None:
     """A space against files of its records, or an ID table against its file; Conflict where they differ."""
 
-    async def verify(redis: Redis) -> Verification:
+    async def verify(redis: Server) -> Verification:
         with stage(_console(as_json), f"Verifying against {path}") as advance:
             if table is not None:
                 found = await id_table(redis, table)
@@ -318,7 +326,7 @@ def verify_table(var: Path, path: Path, table: str | None, sample: int | None, a
         raise Conflict(f"{report.name} differs from {path}")
 
 
-async def _space(redis: Redis, prefix: str | None) -> Space:
+async def _space(redis: Server, prefix: str | None) -> Space:
     """The space whose id begins so, or the only one."""
     spaces = [s for s in await Store(redis).spaces() if s.id.startswith(prefix or "")]
     if not spaces:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry
@@ -42,12 +42,22 @@ class LinkMetrics(Collector):
     """What `watch` was given; registered once, before there is anything to tell."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._links: dict[str, Link] = {}
+        self._watched: dict[str, Callable[[], Sequence[Link]]] = {}
         registry.register(self)
 
-    def watch(self, server: str, link: Link) -> None:
-        """server: its role, such as "tables" or "streams", never an address."""
-        self._links[server] = link
+    def watch(self, server: str, links: Callable[[], Sequence[Link]]) -> None:
+        """server: its role, such as "tables" or "streams", never an address; links: to it, or to each node
+        of a cluster, whose names get a number."""
+        self._watched[server] = links
+
+    @property
+    def _links(self) -> dict[str, Link]:
+        found = {server: links() for server, links in self._watched.items()}
+        return {
+            f"{server}-{i}" if len(links) > 1 else server: link
+            for server, links in found.items()
+            for i, link in enumerate(links, 1)
+        }
 
     def collect(self) -> Iterator[Metric]:
         """One sample per server and metric."""

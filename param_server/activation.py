@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from redis.asyncio import Redis
-
 from contracts.errors import Conflict, GateFailed, shown
 from contracts.manifest import Generation
 from param_server.activation_log import GateResult, Trace
 from param_server.gates import run_gates
 from param_server.generations import Generations
 from param_server.scene_pointer import ScenePointer
+from param_server.server import Server
 from param_server.settings import GenerationSettings
 
 
@@ -37,7 +36,7 @@ class Checked:
 
 
 async def check_generation(
-    redis: Redis,
+    redis: Server,
     scene: str,
     generation_id: str,
     settings: GenerationSettings,
@@ -55,7 +54,7 @@ async def check_generation(
 
 
 async def activate_checked(
-    redis: Redis,
+    redis: Server,
     scene: str,
     checked: Checked,
     *,

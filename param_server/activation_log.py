@@ -9,13 +9,12 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
-from redis.asyncio import Redis
-
 from contracts.errors import InvalidInput, UnknownVersion, shown
 from contracts.items import check_item_id
 from contracts.manifest import canonical
 from param_server import keys
 from param_server.connection import redis_errors
+from param_server.server import Server
 
 LOG_VERSION = 1
 LINES = 1_000
@@ -101,7 +100,7 @@ def parse_line(at_ms: int, data: bytes) -> LogLine:
         raise InvalidInput("activation log", data, f"is malformed: {error!r}") from error
 
 
-async def read_log(redis: Redis, scene: str, count: int = LINES) -> list[LogLine]:
+async def read_log(redis: Server, scene: str, count: int = LINES) -> list[LogLine]:
     """The newest `count` moves of a scene, newest first. Raises Unavailable, UnknownVersion, InvalidInput."""
     check_item_id(scene, "scene")
     async with redis_errors(f"read the log of scene {shown(scene)}"):

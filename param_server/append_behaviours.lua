@@ -122,9 +122,7 @@ for user = 1, #KEYS - 1 do
     end
   end
 end
-if users ~= 0 then
-  call('HINCRBY', KEYS[1], 'users', users)
-end
+call('HINCRBY', KEYS[1], 'users', users) -- always a write, so that WAIT waits for an earlier one of these events
 if added ~= 0 then
   call('HINCRBY', KEYS[1], 'behaviours', added)
 end

@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from contracts.events import Event
 from param_server.behaviour_import import import_interactions
 from param_server.behaviours import Behaviours
-from param_server.connection import connect
+from param_server.connection import connect_one
 from param_server.embedded import EmbeddedServer
 from param_server.settings import StoreSettings
 
@@ -45,14 +45,14 @@ async def _measure(folder: Path, users: int) -> dict[str, float]:
     items = ["".join(random.choices(string.ascii_lowercase + string.digits, k=12)) for _ in range(5_000)]
     for each in (20, 200):
         with EmbeddedServer.start(folder / f"{each}") as server:
-            async with connect(server.url, StoreSettings()) as redis:
+            async with connect_one(server.url, StoreSettings()) as redis:
                 found |= await _filled(redis, folder, users, each, items)
                 if each == 200:
                     found |= await _times(redis, users, items)
     fsyncs: tuple[Literal["always", "everysec"], ...] = ("always", "everysec")
     for appendfsync in fsyncs:
         with EmbeddedServer.start(folder / appendfsync, appendfsync=appendfsync) as server:
-            async with connect(server.url, StoreSettings()) as redis:
+            async with connect_one(server.url, StoreSettings()) as redis:
                 found[f"appends_per_s_{_WRITERS}_writers_{appendfsync}"] = await _concurrently(redis)
     return found
 

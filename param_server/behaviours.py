@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
-
-from redis.asyncio import Redis
+from typing import Any
 
 from contracts.errors import InvalidInput, TooLarge, Unavailable, shown
 from contracts.events import MAX_EVENTS, MAX_TIMESTAMP_MS, Appended, Event, Forgotten
@@ -21,8 +19,9 @@ from contracts.space import SHARDS
 from param_server import keys
 from param_server.behaviour_rows import broken, event_digest, pack, unpack
 from param_server.connection import redis_errors
-from param_server.hget import exchange, raise_error
+from param_server.round_trip import raise_error
 from param_server.scripts import run_calls
+from param_server.server import Server, ask
 from param_server.server_checks import Durability, check_durable, check_policy
 
 DEFAULT_BEHAVIOURS = 200
@@ -40,9 +39,10 @@ class Count:
 
 
 class Behaviours:
-    """redis: a client of the table's server; it stays the caller's. most: behaviours kept of a user."""
+    """redis: a client of the tables' server or cluster; it stays the caller's. most: behaviours kept of a
+    user."""
 
-    def __init__(self, redis: Redis, most: int = DEFAULT_BEHAVIOURS, *, fsync_ms: int = _FSYNC_MS) -> None:
+    def __init__(self, redis: Server, most: int = DEFAULT_BEHAVIOURS, *, fsync_ms: int = _FSYNC_MS) -> None:
         if not 1 <= most <= MAX_BEHAVIOURS:
             raise InvalidInput("most", most, f"must be 1 to {MAX_BEHAVIOURS}")
         self._redis = redis
@@ -132,13 +132,9 @@ class Behaviours:
             raise TooLarge("user_ids", len(user_ids), MAX_USERS, "users")
         if not user_ids:
             return []
-        lines = []
-        for user_id in user_ids:
-            _, key = keys.user(check_item_id(user_id, "user_id").encode())
-            lines.append(b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key))
+        given = [(b"GET", keys.user(check_item_id(user_id, "user_id").encode())[1]) for user_id in user_ids]
         async with redis_errors("read behaviours"):
-            replies = await exchange(self._redis, b"".join(lines), len(lines))
-            raise_error(replies)
+            replies = await ask(self._redis, *given)
         return [
             unpack(reply, f"behaviours of user {shown(user_ids[n])}", newest).behaviours
             for n, reply in enumerate(replies)
@@ -159,10 +155,11 @@ class Behaviours:
 
     async def count(self) -> Count:
         """Counted where they are written, so this reads SHARDS small keys, not the users."""
-        async with redis_errors("count behaviours"), self._redis.pipeline(transaction=False) as pipeline:
-            for shard in range(SHARDS):
-                pipeline.hmget(cast(str, keys.user_shard(shard)), ["users", "behaviours"])
-            values = await pipeline.execute()
+        async with redis_errors("count behaviours"):
+            values = await ask(
+                self._redis,
+                *((b"HMGET", keys.user_shard(shard), b"users", b"behaviours") for shard in range(SHARDS)),
+            )
         users, behaviours = (sum(int(pair[i] or 0) for pair in values) for i in (0, 1))
         return Count(users, behaviours)
 
@@ -174,7 +171,8 @@ class Behaviours:
         after = (b"WAITAOF", b"1", b"0", b"%d" % self._fsync_ms) if durability == "waitaof" else ()
         async with redis_errors(what):
             replies, synced = await run_calls(self._redis, script, calls, after)
-        if after and int(synced[0]) < 1:
+            raise_error(synced)
+        if any(int(local) < 1 for local, _ in synced):
             raise Unavailable(f"{what}: the append-only file did not reach the disk in {self._fsync_ms} ms")
         return replies
 

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from redis.asyncio import Redis
-
 from contracts.errors import Conflict
 from param_server import keys
 from param_server.collection_plan import Kept, Plan, plan
@@ -22,6 +20,7 @@ from param_server.lease import Lease
 from param_server.parts import LETTERS, Part
 from param_server.removal import family_of, retire, unlink_rows
 from param_server.scripts import Script
+from param_server.server import Server
 from param_server.settings import GenerationSettings
 from param_server.window_stream import window_stream
 
@@ -42,17 +41,17 @@ class Collected:
     kept: tuple[Kept, ...] = ()
 
 
-async def plan_collection(redis: Redis, settings: GenerationSettings) -> tuple[Plan, list[Part]]:
+async def plan_collection(redis: Server, settings: GenerationSettings) -> tuple[Plan, list[Part]]:
     """What `collect` would take now, and what an earlier one has left. Writes nothing."""
     control = await read_control(redis)
     return plan(control, settings), sorted(control.collecting)
 
 
 async def collect(
-    redis: Redis,
+    redis: Server,
     settings: GenerationSettings,
     *,
-    stream: Redis | None = None,
+    stream: Server | None = None,
     progress: Progress | None = None,
     settle_s: float = SETTLE_S,
     lease_s: float = LEASE_S,
@@ -82,7 +81,7 @@ async def collect(
     return report
 
 
-async def _mark(redis: Redis, control: Control, settings: GenerationSettings) -> tuple[Control, Plan]:
+async def _mark(redis: Server, control: Control, settings: GenerationSettings) -> tuple[Control, Plan]:
     """Plan and mark until nobody came in between -> what is there after it, and what was marked."""
     script = Script(redis, "mark_parts")
     names = [
@@ -115,11 +114,11 @@ def _marks(control: Control, made: Plan) -> list[bytes]:
 
 
 async def _remove(
-    redis: Redis,
+    redis: Server,
     part: Part,
     stored: bytes,
     lease: Lease,
-    stream: Redis,
+    stream: Server,
     progress: Progress | None,
 ) -> int:
     def say(done: int, total: int) -> None:

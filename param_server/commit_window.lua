@@ -26,7 +26,7 @@ if shard[2] then
   water_low, water_high = unpack_u64('<I4I4', shard[2])
 end
 
-local accepted, live = {}, 0
+local accepted, live, wrote = {}, 0, false
 for i = 1, count do
   local id, value = ARGV[2 * i], ARGV[2 * i + 1]
   local row = current[id]
@@ -39,6 +39,7 @@ for i = 1, count do
   end
   if write then
     call('HSET', KEYS[i + 1], id, value)
+    wrote = true
     if #row ~= 0 and byte(row, 3) < TOMBSTONE then
       live = live - 1
     end
@@ -57,5 +58,8 @@ if raised then
 end
 if live ~= 0 then
   call('HINCRBY', KEYS[1], 'live', live)
+end
+if not wrote then
+  call('HSET', KEYS[1], 'header', ARGV[1]) -- so that WAIT waits for an earlier write of these records
 end
 return {'ok', table.concat(accepted)}

@@ -17,49 +17,78 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from contracts.errors import DeadlineExceeded, InvalidInput, Unavailable
 from param_server.breaker import BreakerLimits
+from param_server.cluster import Cluster
 from param_server.link import Link, LinkPool
+from param_server.replicas import Wait, wait_for
+from param_server.server import Server, primaries
 from param_server.settings import StoreSettings
+from param_server.slot_map import Address
 from param_server.tls import tls_options, tls_reason
 
 _SCHEMES = ("redis", "rediss", "unix")
+_CLUSTER_SCHEMES = ("redis+cluster", "rediss+cluster")
+_PORT = 6379
 _READ_BYTES = 1 << 18
 
 
 def redacted(url: str) -> str:
-    """A URL that may be shown: scheme, host, port and path, without user, password or query."""
+    """A URL that may be shown: scheme, hosts, ports and path, without user, password or query."""
     try:
         parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-        return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
+        hosts = ",".join(f"{host}:{port}" if port else host for host, port in _addresses(url))
+        return f"{parts.scheme}://{hosts}{parts.path}"
     except ValueError:
         return "(unreadable URL)"
 
 
-def connect(url: str, settings: StoreSettings, setting: str = "redis_url") -> Redis:
-    """A client with a pool and a link (retries, breaker) of its own; replies are bytes; `await
-    client.aclose()` closes the pool. setting: where the URL is from, for errors.
+def connect(url: str, settings: StoreSettings, setting: str = "redis_url") -> Server:
+    """A client with a pool and a link (retries, breaker) of its own, of a cluster for each node; replies are
+    bytes; `await client.aclose()` closes the pools. setting: where the URL is from, for errors.
 
-    Connects on first use. Raises InvalidInput where the URL or a file of its TLS cannot be used.
+    Connects on first use. Writes of tables wait for wait_replicas. Raises InvalidInput where the URL or a
+    file of its TLS cannot be used.
     """
+    if settings.wait_replicas and settings.wait_timeout_ms >= 1_000 * settings.socket_timeout_s:
+        raise InvalidInput("wait_timeout_ms", settings.wait_timeout_ms, "must be less than socket_timeout_s")
+    client: Server
     try:
         parts = urlsplit(url)
-        if parts.scheme not in _SCHEMES:
-            raise InvalidInput(setting, redacted(url), f"must begin with one of {_SCHEMES}")
         if any(name.startswith("ssl_") for name, _ in parse_qsl(parts.query)):
             raise InvalidInput(setting, redacted(url), "takes no ssl_ options: set REPCENTER_REDIS_TLS_*")
-        pool = LinkPool.from_url(
-            url,
-            link=_link(url, settings),
-            max_connections=settings.max_connections,
-            timeout=settings.pool_wait_s,
-            socket_timeout=settings.socket_timeout_s,
-            socket_connect_timeout=settings.socket_timeout_s,
-            socket_read_size=_READ_BYTES,
-            decode_responses=False,
-            **(tls_options(settings) if parts.scheme == "rediss" else {}),
-        )
+        if parts.scheme in _CLUSTER_SCHEMES:
+            client = _cluster(url, settings, setting)
+        elif parts.scheme in _SCHEMES:
+            client = _client(url, settings)
+        else:
+            schemes = _SCHEMES + _CLUSTER_SCHEMES
+            raise InvalidInput(setting, redacted(url), f"must begin with one of {schemes}")
     except ValueError:
         raise InvalidInput(setting, redacted(url), "is not a URL of a Redis server") from None
+    wait_for(client, Wait(settings.wait_replicas, settings.wait_timeout_ms))
+    return client
+
+
+def connect_one(url: str, settings: StoreSettings, setting: str = "redis_url") -> Redis:
+    """A client of one server, as connect() makes it; InvalidInput for a cluster's URL."""
+    client = connect(url, settings, setting)
+    if isinstance(client, Cluster):
+        raise InvalidInput(setting, redacted(url), "is a cluster's; one server is needed here")
+    return client
+
+
+def _client(url: str, settings: StoreSettings) -> Redis:
+    """Of one server, or one node."""
+    pool = LinkPool.from_url(
+        url,
+        link=_link(url, settings),
+        max_connections=settings.max_connections,
+        timeout=settings.pool_wait_s,
+        socket_timeout=settings.socket_timeout_s,
+        socket_connect_timeout=settings.socket_timeout_s,
+        socket_read_size=_READ_BYTES,
+        decode_responses=False,
+        **(tls_options(settings) if urlsplit(url).scheme == "rediss" else {}),
+    )
     return Redis.from_pool(pool)
 
 
@@ -75,12 +104,38 @@ def _link(url: str, settings: StoreSettings) -> Link:
     return Link(redacted(url), settings.redis_retries, settings.redis_retry_share, limits)
 
 
+def _cluster(url: str, settings: StoreSettings, setting: str) -> Cluster:
+    scheme, netloc, path, query, _ = urlsplit(url)
+    if path not in ("", "/", "/0"):
+        raise InvalidInput(setting, redacted(url), "a cluster has no databases but 0")
+    user, at, _ = netloc.rpartition("@")
+    seeds = [(host, port or _PORT) for host, port in _addresses(url)]
+
+    def node(address: Address) -> Redis:
+        host = f"[{address[0]}]" if ":" in address[0] else address[0]
+        one = f"{scheme.partition('+')[0]}://{user}{at}{host}:{address[1]}"
+        return _client(f"{one}?{query}" if query else one, settings)
+
+    return Cluster(seeds, node, settings.cluster_retry_s)
+
+
+def _addresses(url: str) -> list[tuple[str, int | None]]:
+    """The hosts and ports of a URL, of a cluster several between commas; ValueError."""
+    scheme, netloc, *_ = urlsplit(url)
+    hosts = netloc.rpartition("@")[2]
+    split = [urlsplit(f"//{host}") for host in (hosts.split(",") if scheme in _CLUSTER_SCHEMES else [hosts])]
+    if scheme in _CLUSTER_SCHEMES and not all(part.hostname for part in split):
+        raise ValueError("a host is empty")
+    return [(part.hostname or "", part.port) for part in split]
+
+
 async def answers(url: str, settings: StoreSettings) -> bool:
     """Whether a server answers at this URL now."""
     client = connect(url, settings)
     try:
         async with redis_errors("ping"):
-            await client.info("server")
+            for node in (await primaries(client)).values():
+                await node.info("server")
     except Unavailable:
         return False
     finally:

@@ -6,8 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from redis.asyncio import Redis
-
 from contracts.errors import InvalidInput
 from contracts.manifest import Generation, parse_generation
 from contracts.space import Space, parse_header
@@ -16,6 +14,7 @@ from param_server.connection import redis_errors
 from param_server.parts import Part, parse_part
 from param_server.scene_pointer import ScenePointer, parse_pointer
 from param_server.scripts import Script
+from param_server.server import Server
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Control:
         return None if used is None else (self.now - int(used)) / 1e6
 
 
-async def read_control(redis: Redis, adopt: Sequence[Part] = ()) -> Control:
+async def read_control(redis: Server, adopt: Sequence[Part] = ()) -> Control:
     """adopt: parts that get the present time as their last use where none is known.
 
     Raises Unavailable; UnknownVersion or InvalidInput where one document cannot be read: who cannot read who

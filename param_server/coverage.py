@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from redis.asyncio import Redis
 
 from contracts.errors import InvalidInput
 from contracts.items import check_item_id
@@ -20,6 +19,7 @@ from param_server import keys
 from param_server.record_file import batches, open_parquet
 from param_server.rows import join_records
 from param_server.scan import scan
+from param_server.server import Server
 from param_server.store import Store
 
 _CHUNK = 4_096
@@ -53,7 +53,7 @@ class Catalogue:
     ids: Callable[[], AsyncGenerator[list[str], None]]
 
 
-async def live_catalogue(redis: Redis, space: Space, sample: int | None) -> Catalogue:
+async def live_catalogue(redis: Server, space: Space, sample: int | None) -> Catalogue:
     """The live items of a space, or those of as many of its buckets as hold about `sample` of them."""
     live = await Store(redis).count(space)
     numbers, items = None, live
@@ -100,7 +100,7 @@ async def file_catalogue(path: Path) -> Catalogue:
 
 
 async def coverage(
-    redis: Redis,
+    redis: Server,
     generations: Sequence[Generation],
     catalogue: Catalogue,
     progress: Callable[[int, int], None] | None = None,

@@ -40,7 +40,7 @@ _LOCK_S = 5.0  # the server of a process that has just been killed needs a momen
 _STOP_S = 10.0
 
 # argv: parent's pid, binary, its arguments. PR_SET_PDEATHSIG is 1.
-_LAUNCHER = """
+LAUNCHER = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None, use_errno=True).prctl(1, int(signal.SIGTERM), 0, 0, 0)
 if os.getppid() != int(sys.argv[1]):
@@ -109,7 +109,7 @@ class EmbeddedServer:
             *extra_args,
         ]
         if sys.platform == "linux" and threading.current_thread() is threading.main_thread():
-            command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
+            command = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *command]
         lock = _lock(directory)
         try:
             process = subprocess.Popen(

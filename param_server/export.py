@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from redis.asyncio import Redis
 
 from contracts.codec import HEADER_BYTES, Rows, id_row_dtype
 from contracts.errors import InvalidInput
@@ -23,6 +22,7 @@ from param_server.columns import binary_column
 from param_server.record_file import RecordFileWriter
 from param_server.rows import BrokenRow, join_id_rows, join_records
 from param_server.scan import scan
+from param_server.server import Server
 
 Progress = Callable[[int, int], None]  # buckets done, in all
 
@@ -40,7 +40,7 @@ class ExportReport:
     deleted: int = 0
 
 
-async def export_space(redis: Redis, space: Space, path: Path, progress: Progress = _silent) -> ExportReport:
+async def export_space(redis: Server, space: Space, path: Path, progress: Progress = _silent) -> ExportReport:
     """All records and tombstones into one file of the offline table's layout, replaced in one step.
 
     What is committed meanwhile may be in it or not. Raises Unavailable, UnknownVersion, BrokenRow.
@@ -68,7 +68,7 @@ def _records(ids: list[bytes], values: list[bytes], space: Space) -> tuple[list[
 
 
 async def export_id_table(
-    redis: Redis, table: IdTable, path: Path, progress: Progress = _silent
+    redis: Server, table: IdTable, path: Path, progress: Progress = _silent
 ) -> ExportReport:
     """All rows into one file as `write_id_rows` makes it. InvalidInput where some are not loaded."""
     report, family = ExportReport(str(path)), keys.id_rows(table.name, table.rows)

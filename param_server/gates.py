@@ -10,8 +10,6 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from redis.asyncio import Redis
-
 from contracts.bundle import open_bundle
 from contracts.errors import BrokenBundle, RepcenterError, Unavailable
 from contracts.manifest import Generation
@@ -19,13 +17,14 @@ from contracts.onnx_model import OnnxModel, replay
 from contracts.ranker_spec import ranker_spec_from_json
 from param_server.activation_log import GateResult
 from param_server.coverage import coverage, file_catalogue, live_catalogue
+from param_server.server import Server
 from param_server.settings import GenerationSettings
 
 Progress = Callable[[int, int], None]
 
 
 async def run_gates(
-    redis: Redis,
+    redis: Server,
     generation: Generation,
     serving: Generation | None,
     settings: GenerationSettings,
@@ -67,7 +66,7 @@ def _replay(generation: Generation) -> tuple[float, float, int]:
 
 
 async def _coverage(
-    redis: Redis,
+    redis: Server,
     generation: Generation,
     serving: Generation | None,
     settings: GenerationSettings,

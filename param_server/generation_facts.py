@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import Redis
-
 from contracts.bundle import open_bundle
 from contracts.errors import NotFound, RepcenterError, Unavailable
 from contracts.manifest import Generation
 from contracts.ranker_spec import ranker_spec_from_json
 from param_server.coverage import Coverage
+from param_server.server import Server
 from param_server.store import Store
 
 Facts = dict[str, Any]  # dotted name -> JSON value that is no object
@@ -38,7 +37,7 @@ def differences(first: Facts, second: Facts) -> list[Difference]:
     ]
 
 
-async def facts_of(redis: Redis, generation: Generation, covered: Coverage | None = None) -> Facts:
+async def facts_of(redis: Server, generation: Generation, covered: Coverage | None = None) -> Facts:
     """covered: of the live catalogue, None = not measured. A bundle that cannot be opened is a fact, not an
     error. Raises Unavailable."""
     store = Store(redis)

@@ -11,8 +11,6 @@ import builtins
 from collections.abc import Callable
 from typing import Any, cast
 
-from redis.asyncio import Redis
-
 from contracts.bundle import open_bundle
 from contracts.errors import Conflict, NotFound, SpaceMismatch, shown
 from contracts.items import check_item_id
@@ -24,6 +22,7 @@ from param_server.connection import redis_errors
 from param_server.parts import Part
 from param_server.scene_pointer import MAX_PREVIOUS, ScenePointer, parse_pointer
 from param_server.scripts import Script
+from param_server.server import Server
 from param_server.store import Store, id_table_description
 
 _ATTEMPTS = 16
@@ -32,7 +31,7 @@ _ATTEMPTS = 16
 class Generations:
     """Generations on one server. Every method raises Unavailable where the server is gone."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Server) -> None:
         self._redis = redis
         self._store = Store(redis)
         self._publish = Script(redis, "publish_generation")

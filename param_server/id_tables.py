@@ -6,13 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import Any, cast
 
-from redis.asyncio import Redis
-
 from contracts.errors import InvalidInput, NotFound
 from contracts.manifest import IdTable
 from param_server import keys
 from param_server.connection import redis_errors
 from param_server.hget import hget_each
+from param_server.server import Server
 
 
 @dataclass(frozen=True)
@@ -24,12 +23,11 @@ class IdTableState:
     sealed: bool
 
 
-async def id_tables(redis: Redis) -> list[IdTableState]:
+async def id_tables(redis: Server) -> list[IdTableState]:
     """All ID tables, by name. Raises Unavailable, InvalidInput (a description that cannot be read)."""
-    async with redis_errors("list ID tables"), redis.pipeline(transaction=True) as pipeline:
-        pipeline.hgetall(cast(str, keys.id_tables()))
-        pipeline.smembers(cast(str, keys.id_tables_sealed()))
-        described, sealed = await pipeline.execute()
+    async with redis_errors("list ID tables"):
+        sealed = await cast(Any, redis.smembers(cast(str, keys.id_tables_sealed())))
+        described = await cast(Any, redis.hgetall(cast(str, keys.id_tables())))
     states = []
     for name, description in sorted(described.items()):
         table = _parse(name.decode(), description)
@@ -40,7 +38,7 @@ async def id_tables(redis: Redis) -> list[IdTableState]:
     return states
 
 
-async def id_table(redis: Redis, name: str) -> IdTable:
+async def id_table(redis: Server, name: str) -> IdTable:
     """The table of a name; NotFound."""
     async with redis_errors(f"read ID table {name}"):
         description = await cast(Any, redis.hget(cast(str, keys.id_tables()), name))

@@ -40,10 +40,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
+from redis.crc import key_slot
 
 from contracts.errors import InvalidInput
 from contracts.items import MAX_ID_BYTES, check_item_id
@@ -134,6 +136,11 @@ class Family:
         self.shard_keys = [
             PREFIX + shard_kind + b":{" + owner + b".%02x}" % shard for shard in range(self.shards)
         ]
+
+    @cached_property
+    def slots(self) -> npt.NDArray[np.int16]:
+        """(shards,) int16: the cluster slot of each shard."""
+        return np.array([key_slot(key) for key in self.shard_keys], np.int16)
 
     def buckets_of(self, ids: Sequence[bytes]) -> Buckets:
         """K ids -> (K,) buckets; a bucket's shard is its number modulo SHARDS."""

@@ -8,18 +8,17 @@ import uuid
 from types import TracebackType
 from typing import Self
 
-from redis.asyncio import Redis
-
 from contracts.errors import Conflict
 from param_server import keys
 from param_server.connection import redis_errors
 from param_server.scripts import Script
+from param_server.server import Server
 
 
 class Lease:
     """`async with Lease(redis, 10)`: waits as long as another one's lease may last, then Conflict."""
 
-    def __init__(self, redis: Redis, seconds: float) -> None:
+    def __init__(self, redis: Server, seconds: float) -> None:
         self._script = Script(redis, "lease")
         self._name = uuid.uuid4().hex.encode()
         self._seconds = seconds

@@ -175,5 +175,5 @@ class LinkPool(BlockingConnectionPool):
 
 
 def link_of(redis: Redis) -> Link:
-    """The link that a client of `connection.connect` goes through."""
+    """The link that a client of one server goes through."""
     return cast(LinkPool, redis.connection_pool).link

@@ -9,11 +9,10 @@ import json
 from dataclasses import dataclass
 from typing import Any, cast
 
-from redis.asyncio import Redis
-
 from contracts.manifest import canonical
 from param_server import keys
 from param_server.connection import redis_errors
+from param_server.server import Server
 
 LEDGER_VERSION = 1
 
@@ -29,7 +28,7 @@ class Progress:
 class LoadLedger:
     """The entry of one load. name: of its space and its files' identity."""
 
-    def __init__(self, redis: Redis, name: str) -> None:
+    def __init__(self, redis: Server, name: str) -> None:
         self._redis = redis
         self._name = name
 

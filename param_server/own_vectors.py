@@ -25,7 +25,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from redis.asyncio import Redis
 
 from contracts.codec import CONTENT_INT8, encode_records
 from contracts.errors import InvalidInput, NotFound, RepcenterError
@@ -38,6 +37,7 @@ from param_server import keys
 from param_server.connection import redis_errors
 from param_server.load_source import Batch
 from param_server.record_file import batches, file_identity, open_parquet
+from param_server.server import Server
 
 ID_COLUMN = "item_id"
 LIST_SLOTS = 4
@@ -282,7 +282,7 @@ def _attribute(path: Path, column: pa.Field) -> AttributeField:
     raise InvalidInput(f"{path.name}.{column.name}", str(kind), "is neither a vector nor an attribute")
 
 
-async def sealed_guard(redis: Redis, file: VectorFile, space: Space) -> Guard:
+async def sealed_guard(redis: Server, file: VectorFile, space: Space) -> Guard:
     """The guard of a space of own vectors: the first load's, so that every load flags the same rows.
 
     Where there is none, the file's first rows give the probes. Raises Unavailable, BrokenBundle.

@@ -9,12 +9,11 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from redis.asyncio import Redis
-
 from contracts.errors import Conflict, InvalidInput, NotFound, shown
 from param_server import keys
 from param_server.connection import redis_errors
 from param_server.scripts import Script
+from param_server.server import Server
 
 Kind = Literal["generation", "space", "id_table"]
 LETTERS: dict[Kind, bytes] = {"generation": b"g", "space": b"s", "id_table": b"t"}
@@ -48,7 +47,7 @@ def parse_part(field: bytes) -> Part:
 class Uses:
     """Says of spaces and ID tables that they are in use, so that none is collected under its writer."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Server) -> None:
         self._script = Script(redis, "use_part")
         self._said: dict[Part, float] = {}  # time.monotonic()
 

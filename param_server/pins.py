@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from redis.asyncio import Redis
-
 from contracts.errors import InvalidInput, NotFound
 from param_server import keys
 from param_server.connection import redis_errors
 from param_server.control import read_control
 from param_server.parts import Part
+from param_server.server import Server
 
 _MAX_WHY = 1_000  # characters
 
@@ -18,7 +17,7 @@ _MAX_WHY = 1_000  # characters
 class Pins:
     """Names are a generation's id, the beginning of a space's id, or an ID table's name."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Server) -> None:
         self._redis = redis
 
     async def pin(self, name: str, why: str) -> Part:

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from redis.asyncio import Redis
 
 from contracts.codec import RECORD_VERSION, encode_id_rows
 from contracts.errors import InvalidInput
@@ -26,6 +25,7 @@ from param_server.connection import redis_errors
 from param_server.memory_model import ServerKind
 from param_server.parts import Part
 from param_server.planner import Catalogue, plan
+from param_server.server import Server, ask, primaries
 from param_server.store import Store
 
 TOLERANCE = 0.05
@@ -80,7 +80,9 @@ def sample_of(catalogue: Catalogue, rows: int = SAMPLE) -> Catalogue:
     )
 
 
-async def check(redis: Redis, sample: Catalogue, progress: Callable[[int, int], None] | None = None) -> Check:
+async def check(
+    redis: Server, sample: Catalogue, progress: Callable[[int, int], None] | None = None
+) -> Check:
     """Load a sample into a server, compare what it counts before and after, and take the sample out again.
 
     The server should have nothing else to do meanwhile. Raises Unavailable; InvalidInput for more than
@@ -103,10 +105,11 @@ async def check(redis: Redis, sample: Catalogue, progress: Callable[[int, int], 
     return Check(expected.server, sample, expected.total, measured)
 
 
-async def kind_of(redis: Redis) -> ServerKind:
+async def kind_of(redis: Server) -> ServerKind:
     """What a running server says that it is."""
     async with redis_errors("ask a server what it is"):
-        info = {**await redis.info("server"), **await redis.info("memory")}
+        one = next(iter((await primaries(redis)).values()))
+        info = {**await one.info("server"), **await one.info("memory")}
     allocator = str(info.get("mem_allocator", ""))
     name: Literal["valkey", "redis"] = "redis"
     if "valkey_version" in info or info.get("server_name") == "valkey":
@@ -114,7 +117,7 @@ async def kind_of(redis: Redis) -> ServerKind:
     return ServerKind(name, "jemalloc" if "jemalloc" in allocator else "libc")
 
 
-async def _counted(redis: Redis) -> int:
+async def _counted(redis: Server) -> int:
     """Bytes of all keys and of the table that finds them; without buffers, scripts and the server itself.
 
     Once it is at rest: a server grows and shrinks its table of keys bit by bit.
@@ -122,10 +125,12 @@ async def _counted(redis: Redis) -> int:
     found, again = -1, 0
     for _ in range(_LOOKS):
         async with redis_errors("measure a server"):
-            stats = await redis.memory_stats()
-        tables = [value for name, value in stats.items() if re.fullmatch(r"db\.\d+", str(name))]
-        main = sum(int(_named(table, "overhead.hashtable.main")) for table in tables)
-        last, found = found, int(stats["dataset.bytes"]) + main
+            all_stats = [await node.memory_stats() for node in (await primaries(redis)).values()]
+        last, found = found, 0
+        for stats in all_stats:
+            tables = [value for name, value in stats.items() if re.fullmatch(r"db\.\d+", str(name))]
+            found += sum(int(_named(table, "overhead.hashtable.main")) for table in tables)
+            found += int(stats["dataset.bytes"])
         again = again + 1 if abs(found - last) <= _QUIET_BYTES else 0
         if again == 3:
             break
@@ -155,7 +160,7 @@ def _tiny(sample: Catalogue) -> Catalogue:
 class _Load:
     """A sample, written through the doors that real rows go through."""
 
-    def __init__(self, redis: Redis, sample: Catalogue, progress: Callable[[int, int], None]) -> None:
+    def __init__(self, redis: Server, sample: Catalogue, progress: Callable[[int, int], None]) -> None:
         self._redis, self._sample, self._progress = redis, sample, progress
         self._random = np.random.default_rng(time.time_ns())
         self._stamp = f"plan-memory {time.time_ns()}"
@@ -241,32 +246,34 @@ class _Load:
         for family in families:
             names += family.shard_keys + family.keys(np.arange(family.buckets))
         await self._forget()
-        async with redis_errors("take a sample out"), self._redis.pipeline(transaction=False) as pipeline:
+        async with redis_errors("take a sample out"):
             for start in range(0, len(names), _CHUNK):
-                pipeline.unlink(*names[start : start + _CHUNK])
-            pipeline.hdel(_text(keys.spaces()), *(space.id for space in spaces))
+                await ask(self._redis, *((b"UNLINK", name) for name in names[start : start + _CHUNK]))
+            await ask(self._redis, *((b"HDEL", keys.spaces(), space.id.encode()) for space in spaces))
             parts = [Part("space", space.id) for space in spaces]
             parts += [Part("id_table", table.name) for table, _ in self._tables]
-            pipeline.hdel(_text(keys.used()), *(_text(part.field) for part in parts))
+            await ask(self._redis, *((b"HDEL", keys.used(), part.field) for part in parts))
             for table, _ in self._tables:
-                pipeline.hdel(_text(keys.id_tables()), table.name)
-                pipeline.srem(_text(keys.id_tables_sealed()), table.name)
-            await pipeline.execute()
+                name = table.name.encode()
+                await ask(
+                    self._redis,
+                    (b"HDEL", keys.id_tables(), name),
+                    (b"SREM", keys.id_tables_sealed(), name),
+                )
 
     async def _forget(self) -> None:
         """The users of the sample, and their part of what the shards count."""
         of_shard: dict[bytes, list[bytes]] = {}
         for key in self._written:
             of_shard.setdefault(key[: len(keys.user_shard(0))], []).append(key)
-        async with redis_errors("take a sample out"), self._redis.pipeline(transaction=False) as pipeline:
-            for theirs in of_shard.values():
-                pipeline.unlink(*theirs)
-            gone = await pipeline.execute()
+        if not of_shard:
+            return
+        async with redis_errors("take a sample out"):
+            gone = await ask(self._redis, *((b"UNLINK", *theirs) for theirs in of_shard.values()))
             for shard, count in zip(of_shard, gone, strict=True):
-                pipeline.hincrby(_text(shard), "users", -count)
-                pipeline.hincrby(_text(shard), "behaviours", -count * self._sample.behaviours)
-            await pipeline.execute()
-
-
-def _text(key: bytes) -> str:
-    return key.decode()
+                less = b"%d" % (-count * self._sample.behaviours)
+                await ask(
+                    self._redis,
+                    (b"HINCRBY", shard, b"users", b"%d" % -count),
+                    (b"HINCRBY", shard, b"behaviours", less),
+                )

@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import numpy as np
-from redis.asyncio import Redis
 
 from contracts.errors import Conflict
 from contracts.space import SHARDS, parse_header
@@ -22,6 +21,7 @@ from param_server.hget import hget_each
 from param_server.keys import Family
 from param_server.parts import Part
 from param_server.scripts import Script, run_calls, run_on_shards
+from param_server.server import Server
 
 _BATCH = 512  # buckets of one round trip: some tenths of a millisecond of the server
 _REST = 1.0  # it rests for so many times as long as a batch took
@@ -43,7 +43,7 @@ def family_of(part: Part, stored: bytes) -> Family:
     return keys.id_rows(part.name, parse_table(part.name.encode(), stored).rows)
 
 
-async def retire(redis: Redis, part: Part, family: Family) -> None:
+async def retire(redis: Server, part: Part, family: Family) -> None:
     """From here on no row is written, and readers can tell. The newest sequence is kept for ever."""
     async with redis_errors(f"retire {part}"):
         replies = await run_on_shards(redis, "retire_shard", family, _RETIRE[part.kind])
@@ -53,7 +53,7 @@ async def retire(redis: Redis, part: Part, family: Family) -> None:
 
 
 async def unlink_rows(
-    redis: Redis,
+    redis: Server,
     part: Part,
     family: Family,
     beat: Callable[[], Awaitable[None]],

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from redis.asyncio import Redis
 
 from contracts.codec import CODEC_NAMES, CONTENT_FP16, HEADER_BYTES, Rows, decode_id_rows, id_row_dtype
 from contracts.errors import NotFound
@@ -16,13 +15,14 @@ from param_server.connection import redis_errors
 from param_server.hget import hget
 from param_server.id_tables import id_table, id_tables
 from param_server.rows import join_id_rows, join_records, join_sequences
+from param_server.server import Server
 from param_server.store import Store
 
 SHOWN = 8  # codes of a vector
 
 
 async def view_item(
-    redis: Redis, item_id: str, space: str | None = None, table: str | None = None
+    redis: Server, item_id: str, space: str | None = None, table: str | None = None
 ) -> list[dict[str, Any]]:
     """What every space and ID table holds of an item, decoded (JSON values).
 
@@ -44,7 +44,7 @@ async def view_item(
     return there
 
 
-async def _record(redis: Redis, space: Space, item_id: str) -> dict[str, Any] | None:
+async def _record(redis: Server, space: Space, item_id: str) -> dict[str, Any] | None:
     what = f"space {space.id}"
     async with redis_errors(f"read {what}"):
         replies = await hget(redis, [keys.records(space.id, space.buckets)], keys.id_bytes([item_id]))
@@ -91,7 +91,7 @@ def view_record(space: Space, record: Rows) -> dict[str, Any]:
     }
 
 
-async def _id_row(redis: Redis, table: IdTable, item_id: str) -> dict[str, Any] | None:
+async def _id_row(redis: Server, table: IdTable, item_id: str) -> dict[str, Any] | None:
     what, dtype = f"ID table {table.name}", id_row_dtype(table.codec, table.dim)
     async with redis_errors(f"read {what}"):
         replies = await hget(redis, [keys.id_rows(table.name, table.rows)], keys.id_bytes([item_id]))

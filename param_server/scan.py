@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from redis.asyncio import Redis
 
 from contracts.space import ROWS_PER_BUCKET
 from param_server.connection import redis_errors
-from param_server.hget import exchange, raise_error
 from param_server.keys import Family
+from param_server.server import Server, ask
 
 ROWS = 4_096  # about so many of one round trip
 _COUNT = 1_024  # of one HSCAN, where a bucket outgrew its packed block; such a block comes whole
@@ -28,7 +27,7 @@ class Scanned:
 
 
 async def scan(
-    redis: Redis, family: Family, numbers: npt.NDArray[np.int64] | None = None
+    redis: Server, family: Family, numbers: npt.NDArray[np.int64] | None = None
 ) -> AsyncGenerator[Scanned, None]:
     """Rows of the buckets `numbers`, None = all.
 
@@ -56,14 +55,9 @@ async def scan(
         yield Scanned(list(found), list(found.values()), done)
 
 
-async def _hscan(redis: Redis, cursors: list[tuple[bytes, bytes]]) -> list[tuple[bytes, list[bytes]]]:
+async def _hscan(redis: Server, cursors: list[tuple[bytes, bytes]]) -> list[tuple[bytes, list[bytes]]]:
     """One HSCAN per hash, all in one round trip -> its next cursor, and ids and values in turn."""
-    packed = b"".join(
-        b"*5\r\n$5\r\nHSCAN\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n$5\r\nCOUNT\r\n$4\r\n%d\r\n"
-        % (len(key), key, len(cursor), cursor, _COUNT)
-        for key, cursor in cursors
-    )
+    count = b"%d" % _COUNT
     async with redis_errors("scan a table"):
-        replies = await exchange(redis, packed, len(cursors))
-        raise_error(replies)
+        replies = await ask(redis, *((b"HSCAN", key, cursor, b"COUNT", count) for key, cursor in cursors))
     return [(bytes(cursor), pairs) for cursor, pairs in replies]

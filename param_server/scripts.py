@@ -11,12 +11,13 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
 
 from contracts.space import SHARDS
-from param_server.hget import exchange, raise_error
+from param_server.commands import Commands, Slots, pack, slots_of
 from param_server.keys import Family
+from param_server.replicas import write
+from param_server.round_trip import raise_error
+from param_server.server import Server, send
 
 
 @cache
@@ -30,23 +31,34 @@ def _digest(name: str) -> bytes:
 
 
 class Script:
-    """One script of a client: EVALSHA, and EVAL where the server does not know it yet."""
+    """One script of a server, called once at a time."""
 
-    def __init__(self, redis: Redis, name: str) -> None:
-        self._script = redis.register_script(_source(name))
+    def __init__(self, redis: Server, name: str) -> None:
+        self._redis, self._name = redis, name
 
     async def __call__(self, names: list[bytes], values: list[bytes]) -> list[Any]:
-        """names: every key that the script touches; values: its ARGV -> its reply, a list."""
-        return cast(list[Any], await self._script(keys=names, args=values))
+        """names: every key that the script touches, of one slot; values: its ARGV -> its reply, a list, once
+        enough replicas have what it wrote. Sent again where the connection was lost. Raises Unavailable where
+        they do not."""
+        ((reply,), _) = await run_calls(self._redis, self._name, [(names, values)])
+        return reply
 
 
 async def run_by_shard(
-    redis: Redis, name: str, family: Family, ids: Sequence[bytes], values: Sequence[bytes], first: bytes
+    redis: Server,
+    name: str,
+    family: Family,
+    ids: Sequence[bytes],
+    values: Sequence[bytes],
+    first: bytes,
+    *,
+    replicated: bool = True,
 ) -> list[tuple[npt.NDArray[np.int64], list[Any]]]:
     """A script on every shard that some id belongs to, all in one round trip.
 
     KEYS: the shard's key, then for each of its ids the key of its bucket; ARGV: `first`, then for each id the
     id and its value. -> per shard which of the ids were its (in their order) and the script's reply.
+    replicated: wait for the replicas that are asked for; Unavailable where they do not answer in time.
     """
     if not ids:
         return []
@@ -61,36 +73,36 @@ async def run_by_shard(
         chosen = [strings[place] for place in places]
         arguments[at::4] = [b"$%d" % len(string) for string in chosen]
         arguments[at + 1 :: 4] = chosen
-    lines: list[bytes] = []
+    calls: list[bytes] = []
     end = 0
     for part in rows:
         begin, end = end, end + len(part)
-        lines += _head(name, [family.shard_keys[shards[part[0]]]], len(part), [first], 2 * len(part))
+        lines = _head(name, [family.shard_keys[shards[part[0]]]], len(part), [first], 2 * len(part))
         lines[-2:-2] = names[begin:end]
-        lines += arguments[4 * begin : 4 * end]
-    replies = await _run(redis, name, lines, len(rows))
+        calls.append(b"\r\n".join(chain(lines, arguments[4 * begin : 4 * end])))
+    touched = shards[np.array([part[0] for part in rows])]
+    replies, _ = await _run(redis, name, calls, family.slots[touched], replicated=replicated)
     return list(zip(rows, replies, strict=True))
 
 
-async def run_on_shards(redis: Redis, name: str, family: Family, values: Sequence[bytes]) -> list[list[Any]]:
-    """A script on the key of every shard, all in one round trip."""
-    lines = list(chain.from_iterable(_head(name, [key], 0, values, 0) for key in family.shard_keys))
-    return await _run(redis, name, lines, len(family.shard_keys))
+async def run_on_shards(redis: Server, name: str, family: Family, values: Sequence[bytes]) -> list[list[Any]]:
+    """A script on the key of every shard, all in one round trip. Unavailable as in run_by_shard."""
+    calls = [b"\r\n".join(_head(name, [key], 0, values, 0)) for key in family.shard_keys]
+    replies, _ = await _run(redis, name, calls, family.slots)
+    return replies
 
 
 async def run_calls(
-    redis: Redis,
+    redis: Server,
     name: str,
     calls: Sequence[tuple[Sequence[bytes], Sequence[bytes]]],
     after: Sequence[bytes] = (),
-) -> tuple[list[list[Any]], Any]:
-    """Calls of a script, each of its KEYS and its ARGV, then the command `after`, all in one round trip and
-    on one connection -> their replies and that of `after`. Sent again where the connection was lost."""
-    lines = list(chain.from_iterable(_head(name, names, 0, values, 0) for names, values in calls))
-    if after:
-        lines += (b"*%d" % len(after), *chain.from_iterable((b"$%d" % len(word), word) for word in after))
-    replies = await _run(redis, name, lines, len(calls) + bool(after))
-    return replies[: len(calls)], replies[len(calls)] if after else None
+) -> tuple[list[list[Any]], list[Any]]:
+    """Calls of a script, each of its KEYS (of one slot) and its ARGV, all in one round trip, and then on each
+    connection the command of the words `after` -> their replies, and those of `after`. Sent again where a
+    connection was lost. Unavailable as in run_by_shard."""
+    packed = [b"\r\n".join(_head(name, names, 0, values, 0)) for names, values in calls]
+    return await _run(redis, name, packed, slots_of([names[0] for names, _ in calls]), after)
 
 
 def _head(
@@ -105,12 +117,21 @@ def _head(
     return lines
 
 
-async def _run(redis: Redis, name: str, lines: Sequence[bytes], count: int) -> list[list[Any]]:
-    """`count` packed calls of a script; it is loaded first where the server does not know it."""
-    packed = b"\r\n".join(lines) + b"\r\n"
-    replies = await exchange(redis, packed, count)
-    if any(isinstance(reply, NoScriptError) for reply in replies):
-        await redis.script_load(_source(name))
-        replies = await exchange(redis, packed, count)
-    raise_error(replies)
-    return cast(list[list[Any]], replies)
+async def _run(
+    redis: Server,
+    name: str,
+    calls: Sequence[bytes],
+    slots: Slots,
+    after: Sequence[bytes] = (),
+    *,
+    replicated: bool = True,
+) -> tuple[list[list[Any]], list[Any]]:
+    """Packed calls of a script -> their replies, and those of `after`, one for each connection."""
+    given = Commands(calls, slots, script=_source(name))
+    tail = [pack(after)] if after else []
+    if replicated:
+        replies = await write(redis, given, tail)
+    else:
+        replies = await send(redis, given, tail)
+        raise_error(replies.values)
+    return cast(list[list[Any]], replies.values), [said[0] for said in replies.after if said]

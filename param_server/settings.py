@@ -16,7 +16,8 @@ class StoreSettings(BaseSettings):
     redis_url: str | None = Field(
         default=None,
         repr=False,
-        description="redis://, rediss:// or unix:// URL of the table server; unset: an embedded one is used",
+        description="redis://, rediss:// or unix:// URL of the table server, or of a cluster "
+        "redis+cluster://host:port,host:port (rediss+cluster:// for TLS); unset: an embedded one is used",
     )
     stream_url: str | None = Field(
         default=None,
@@ -97,6 +98,24 @@ class StoreSettings(BaseSettings):
     )
     redis_tls_check_hostname: bool = Field(
         default=True, description="whether a server's certificate must be of the URL's host"
+    )
+    cluster_retry_s: float = Field(
+        default=5.0,
+        ge=0,
+        le=600,
+        description="seconds to send commands again while a cluster moves slots or replaces a node",
+    )
+    wait_replicas: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="replicas that must have a commit before it counts as done (WAIT); 0: none",
+    )
+    wait_timeout_ms: int = Field(
+        default=1_000,
+        ge=1,
+        le=600_000,
+        description="milliseconds to wait for them; less than socket_timeout_s",
     )
 
 

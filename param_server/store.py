@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from redis.asyncio import Redis
 
 from contracts.codec import ID_INT8, Rows, check_id_rows, check_records, id_row_dtype, stored_bytes
 from contracts.errors import Conflict, InvalidInput, NotFound, RepcenterError, SpaceMismatch, TooLarge, shown
@@ -26,8 +25,10 @@ from param_server import keys
 from param_server.connection import redis_errors
 from param_server.hget import hget, hget_each
 from param_server.parts import Part, Uses, parse_part
+from param_server.replicas import write_control
 from param_server.rows import broken_head, join_id_rows, join_records, join_sequences
 from param_server.scripts import run_by_shard, run_on_shards
+from param_server.server import Server, ask
 from param_server.server_checks import check_layout, check_policy
 
 MAX_WINDOW = 4_096  # records of one commit: a script holds the server for as long as it runs
@@ -51,9 +52,10 @@ class Fetched:
 
 
 class Store:
-    """Tables on one Redis or Valkey server. Every method raises Unavailable where the server is gone."""
+    """Tables on one server or a cluster. Every method raises Unavailable where it is gone, writes also
+    where too few replicas have them in time (then they are done, and are to be repeated)."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Server) -> None:
         self._redis = redis
         self._uses = Uses(redis)
         self._bases: dict[str, IdTable] = {}  # of overlays, by name; sealed
@@ -72,10 +74,13 @@ class Store:
         stored = await self._uses.create(Part("space", space.id), space.header())
         if stored is not None:
             raise SpaceMismatch(space.header().decode(), _text(stored), what)
-        async with redis_errors(what), self._redis.pipeline(transaction=False) as pipeline:
-            for key in _records(space).shard_keys:
-                pipeline.hsetnx(cast(str, key), "header", cast(str, _digest(space)))
-            await pipeline.execute()
+        async with redis_errors(what):
+            writes: list[tuple[bytes, ...]] = []
+            for key in _records(
+                space
+            ).shard_keys:  # the second is a change where the first is none: WAIT waits
+                writes += [(b"HSETNX", key, b"header", _digest(space)), (b"HINCRBY", key, b"live", b"0")]
+            await write_control(self._redis, *writes)
 
     async def space(self, space_id: str) -> Space:
         """The space of an id; NotFound, UnknownVersion."""
@@ -182,10 +187,9 @@ class Store:
         A counter of sequences that is not above it (a new stream server) gives pushes that lose.
         """
         async with redis_errors("read the high water"):
-            async with self._redis.pipeline(transaction=True) as pipeline:
-                pipeline.hvals(cast(str, keys.spaces()))
-                pipeline.hgetall(cast(str, keys.collecting()))
-                headers, going = await pipeline.execute()
+            # in this order: a collection moves a space from the one to the other
+            headers = await cast(Any, self._redis.hvals(cast(str, keys.spaces())))
+            going = await cast(Any, self._redis.hgetall(cast(str, keys.collecting())))
             headers += [header for field, header in going.items() if parse_part(field).kind == "space"]
             names = [key for header in headers for key in _records(parse_header(header)).shard_keys]
             values = await hget_each(self._redis, names, b"high_water") if names else []
@@ -225,6 +229,7 @@ class Store:
                     keys.id_bytes(item_ids[chunk]),
                     [blob[at : at + size] for at in range(0, len(blob), size)],
                     id_table_description(table),
+                    replicated=False,  # sealing waits
                 )
             for places, (status, *detail) in replies:
                 if status == b"description":
@@ -244,6 +249,7 @@ class Store:
             raise Conflict(f"ID table {table.name}: its base {table.base} is not loaded and sealed")
         await self._describe(table)
         if await self.id_table_ready(table):
+            await self._uses.seal(Part("id_table", table.name))  # again: its replicas may not have had it
             return
         name = uuid.uuid4().bytes
         loaded = await self._state(table, b"count", name)
@@ -277,14 +283,20 @@ class Store:
         """Whether the table is sealed, and its base. Conflict where a name belongs to another shape."""
         if table.base is not None and await self._base(table) is None:
             return False
-        what = f"read ID table {table.name}"
-        async with redis_errors(what), self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.hget(keys.id_tables(), table.name)
-            pipeline.sismember(keys.id_tables_sealed(), table.name)
-            description, sealed = await pipeline.execute()
+        description, sealed = await self._described(table.name)
         if description is not None and description != id_table_description(table):
             raise _other_shape(table, description)
-        return bool(sealed)
+        return sealed
+
+    async def _described(self, name: str) -> tuple[bytes | None, bool]:
+        """The description under a table's name, and whether that table is sealed."""
+        async with redis_errors(f"read ID table {name}"):
+            sealed, description = await ask(  # sealed first: what is sealed is described
+                self._redis,
+                (b"SISMEMBER", keys.id_tables_sealed(), name.encode()),
+                (b"HGET", keys.id_tables(), name.encode()),
+            )
+        return description, bool(sealed)
 
     async def _layers(self, table: IdTable) -> tuple[IdTable, ...]:
         """A table, and what it lies over."""
@@ -303,11 +315,7 @@ class Store:
         name = cast(str, overlay.base)
         base = self._bases.get(name)
         if base is None:
-            what = f"read ID table {name}"
-            async with redis_errors(what), self._redis.pipeline(transaction=True) as pipeline:
-                pipeline.hget(keys.id_tables(), name)
-                pipeline.sismember(keys.id_tables_sealed(), name)
-                description, sealed = await pipeline.execute()
+            description, sealed = await self._described(name)
             if description is None:
                 return None
             stored = json.loads(description)

@@ -1,12 +1,14 @@
 -- Compare-and-set of a scene's pointer, and the line of the scene's log that tells of it: both or neither.
 -- KEYS: scenes, generations, used, the scene's log. ARGV: scene, pointer that was read ("" for none), new pointer,
 -- its generation, that one's part, the part of the generation that is left ("" for none), line, most lines.
+-- A call that is sent again after it was done writes the same pointer again, and no second line.
 -- Reply: {"ok"}, {"moved"} where another writer was first, or {"generation"} where that is not published.
 local call = redis.call
 if call('HEXISTS', KEYS[2], ARGV[4]) == 0 then
   return {'generation'}
 end
-if (call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then
+local pointer = call('HGET', KEYS[1], ARGV[1]) or ''
+if pointer ~= ARGV[2] and pointer ~= ARGV[3] then
   return {'moved'}
 end
 local clock = call('TIME')
@@ -16,5 +18,7 @@ call('HSET', KEYS[3], ARGV[5], now)
 if ARGV[6] ~= '' then
   call('HSET', KEYS[3], ARGV[6], now)
 end
-call('XADD', KEYS[4], 'MAXLEN', ARGV[8], '*', 'line', ARGV[7])
+if pointer ~= ARGV[3] then
+  call('XADD', KEYS[4], 'MAXLEN', ARGV[8], '*', 'line', ARGV[7])
+end
 return {'ok'}

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from redis.asyncio import Redis
 
 from contracts.codec import CODEC_NAMES, ID_FP16, ID_INT8, check_id_rows, id_row_dtype
 from contracts.errors import InvalidInput, NotFound, RepcenterError, Unavailable
@@ -29,6 +28,7 @@ from param_server.columns import read_binary
 from param_server.load_ledger import LoadLedger, Progress
 from param_server.load_source import Batch, Source
 from param_server.record_file import batches, open_parquet
+from param_server.server import Server
 from param_server.server_checks import run_id
 from param_server.store import MAX_WINDOW, Store
 
@@ -67,7 +67,7 @@ class LoadReport:
 
 
 async def load_records(
-    redis: Redis,
+    redis: Server,
     source: Source,
     *,
     commit: Commit | None = None,
@@ -209,7 +209,7 @@ async def _holds(store: Store, source: Source, before: Progress) -> bool:
 
 
 async def load_id_rows(
-    redis: Redis, path: Path, name: str, progress: Callable[[LoadReport, int], None] | None = None
+    redis: Server, path: Path, name: str, progress: Callable[[LoadReport, int], None] | None = None
 ) -> LoadReport:
     """A file of ID rows (`write_id_rows`, `table export`) into an ID table of this name, then sealed.
 

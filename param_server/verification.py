@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from redis.asyncio import Redis
 
 from contracts.codec import HEADER_BYTES, TOMBSTONE, stored_bytes
 from contracts.errors import shown
@@ -25,6 +24,7 @@ from param_server.connection import redis_errors
 from param_server.hget import hget
 from param_server.record_file import RecordFiles, batches
 from param_server.scan import scan
+from param_server.server import Server
 from param_server.store import Store
 from param_server.table_load import read_id_table
 
@@ -77,7 +77,7 @@ class _Rows:
 
 
 async def verify_space(
-    redis: Redis, path: Path, *, sample: int | None = None, seed: int = 0, progress: Progress = _silent
+    redis: Server, path: Path, *, sample: int | None = None, seed: int = 0, progress: Progress = _silent
 ) -> Verification:
     """A space against a file of records, or a directory of them (an offline table's, whole or in part).
 
@@ -100,7 +100,7 @@ async def verify_space(
 
 
 async def verify_id_table(
-    redis: Redis,
+    redis: Server,
     path: Path,
     table: IdTable,
     *,
@@ -125,7 +125,7 @@ class _Run:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: Server,
         family: keys.Family,
         report: Verification,
         rows: int,

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from redis.asyncio import Redis
-
 from contracts.window import Window, encode_window
 from param_server.connection import redis_errors
+from param_server.server import Server
 from param_server.store import Store
 from param_server.window_stream import WINDOW_FIELD, window_stream
 
@@ -18,7 +17,7 @@ from param_server.window_stream import WINDOW_FIELD, window_stream
 class Windows:
     """The write path of content records. stream: a client of the stream's server."""
 
-    def __init__(self, store: Store, stream: Redis, max_windows: int) -> None:
+    def __init__(self, store: Store, stream: Server, max_windows: int) -> None:
         self._store = store
         self._stream = stream
         self._max_windows = max_windows

@@ -18,9 +18,10 @@ from doors.link_metrics import LinkMetrics
 from doors.problems import install_problems
 from doors.shutdown import cancel, on_signals
 from param_server.behaviours import Behaviours
-from param_server.connection import connect
+from param_server.connection import connect, connect_one
 from param_server.generations import Generations
-from param_server.link import link_of
+from param_server.server import Server
+from param_server.server import links as links_of
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from param_server.windows import Windows
@@ -153,24 +154,29 @@ def run_worker(settings: EncoderSettings | None = None, store_settings: StoreSet
 
 
 @contextlib.asynccontextmanager
-async def _clients(settings: StoreSettings) -> AsyncIterator[tuple[Redis, Redis]]:
+async def _clients(settings: StoreSettings) -> AsyncIterator[tuple[Server, Redis]]:
     """Clients of the table's and of the stream's server; one and the same where they share it."""
     if settings.redis_url is None:
         raise InvalidInput("redis_url", None, "doors and workers share a store: set REPCENTER_REDIS_URL")
     async with contextlib.AsyncExitStack() as closing:
         table = connect(settings.redis_url, settings)
         closing.push_async_callback(table.aclose)
-        stream = table
         if settings.stream_url is not None:
-            stream = connect(settings.stream_url, settings, "stream_url")
+            stream = connect_one(settings.stream_url, settings, "stream_url")
             closing.push_async_callback(stream.aclose)
+        elif isinstance(table, Redis):
+            stream = table
+        else:
+            raise InvalidInput(
+                "stream_url", None, "tables on a cluster need a server of their own for streams"
+            )
         yield table, stream
 
 
-def _watch(links: LinkMetrics, table: Redis, stream: Redis) -> None:
-    links.watch("tables", link_of(table))
+def _watch(links: LinkMetrics, table: Server, stream: Redis) -> None:
+    links.watch("tables", lambda: links_of(table))
     if stream is not table:
-        links.watch("streams", link_of(stream))
+        links.watch("streams", lambda: links_of(stream))
 
 
 async def _say_ready(running: RunningWorker) -> None:

@@ -16,7 +16,7 @@ from doors.shutdown import cancel, on_signals
 from param_server.behaviours import Behaviours
 from param_server.connection import connect
 from param_server.generations import Generations
-from param_server.link import link_of
+from param_server.server import links
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from serving.kernels import ranker_kernels
@@ -55,7 +55,7 @@ async def open_scorer(
         redis = connect(store_settings.redis_url, store_settings)
         closing.push_async_callback(redis.aclose)
         store, generations, metrics = Store(redis), Generations(redis), Metrics()
-        metrics.links.watch("tables", link_of(redis))
+        metrics.links.watch("tables", lambda: links(redis))
         kernels = await ranker_kernels(settings, store_settings.var_dir)
         metrics.runs_with("compiled" if kernels else "portable")
         live = LiveGenerations(generations, store, settings, metrics, kernels)

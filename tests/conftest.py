@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from param_server.connection import connect
+from param_server.connection import connect_one
 from param_server.embedded import EmbeddedServer
 from param_server.settings import StoreSettings
 
@@ -26,7 +26,7 @@ def settings(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest_asyncio.fixture
 async def redis(server: EmbeddedServer, settings: StoreSettings) -> AsyncIterator[Redis]:
-    client = connect(server.url, settings)
+    client = connect_one(server.url, settings)
     await client.flushall()
     yield client
     await client.aclose()

@@ -75,7 +75,7 @@ def test_vectors_of_somebody_else_from_file_to_file(var: Path, tmp_path: Path) -
     assert (space["id"], space["live"], space["high_water"]) == (loaded["name"], COUNT, 2)
     assert space["contents"]["live"] == COUNT
     assert space["attributes"][0] == {"name": "maker", "kind": "categorical", "slots": 2}
-    assert state["server"]["policy"] == "noeviction"
+    assert state["servers"][0]["policy"] == "noeviction"
     item = answer(var, "get", "i1")["rows"][0]
     assert (item["state"], item["sequence"], item["attributes"]["year"]) == ("live", 2, 1990.0)
     assert len(item["modalities"]["text"]["first"]) == 8

@@ -15,7 +15,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from contracts.errors import Unavailable
-from param_server.connection import connect
+from param_server.connection import connect_one
 from param_server.embedded import find_binary
 from param_server.server_checks import check_durable, check_layout, check_policy
 from param_server.settings import StoreSettings
@@ -41,7 +41,7 @@ async def configured() -> AsyncIterator[Redis]:
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
-    client = connect(f"unix://{socket}", StoreSettings())
+    client = connect_one(f"unix://{socket}", StoreSettings())
     try:
         deadline = time.monotonic() + 20
         while not socket.exists():

@@ -17,8 +17,9 @@ async def test_what_a_link_does_is_told_by_server() -> None:
     metrics = LinkMetrics(registry)
     assert exposed(registry) == set()
     tables = Link("redis://tables", 1, 0.1, BreakerLimits(failures=1))
-    metrics.watch("tables", tables)
-    metrics.watch("streams", Link("redis://streams", 1, 0.1, BreakerLimits()))
+    metrics.watch("tables", lambda: [tables])
+    streams = Link("redis://streams", 1, 0.1, BreakerLimits())
+    metrics.watch("streams", lambda: [streams])
     assert 'repcenter_breaker_state{server="tables",state="closed"} 1.0' in exposed(registry)
     tables.breaker.failed(tables.breaker.begin(), OSError("gone"))
     tables.counts.retries, tables.counts.wait_s = 3, 0.5

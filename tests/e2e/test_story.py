@@ -26,7 +26,7 @@ from contracts.manifest import Generation, IdTable
 from contracts.ranker_spec import ranker_spec_from_json
 from contracts.request import Behaviour, ScoreRequest
 from contracts.scores import MISSING, OK, Scores
-from param_server.connection import connect
+from param_server.connection import connect_one
 from param_server.embedded import EmbeddedServer
 from param_server.generations import Generations
 from param_server.id_rows import read_id_rows
@@ -151,14 +151,14 @@ def test_a_pushed_item_scores_as_if_it_had_always_been_there(tmp_path: Path) -> 
 
 
 async def fill(url: str, items: Sequence[Item], encoder: Encoder, offline: Path) -> None:
-    redis = connect(url, StoreSettings())
+    redis = connect_one(url, StoreSettings())
     report = await backfill(items, encoder, Store(redis), redis, str(offline))
     await redis.aclose()
     assert (report.committed, report.failed) == (len(items), 0)
 
 
 async def fetch(url: str, encoder: Encoder, item_ids: Sequence[str]) -> Fetched:
-    redis = connect(url, StoreSettings())
+    redis = connect_one(url, StoreSettings())
     fetched = await Store(redis).fetch(encoder.space, None, item_ids)
     await redis.aclose()
     return fetched
@@ -175,7 +175,7 @@ async def go_live(url: str, encoder: Encoder, encoder_uri: str, ranker: Bundle, 
         ranker_digest=ranker.digest,
         id_table=IdTable("items-1", ID_INT8, spec.schema.id_dim, spec.id_row_count),
     )
-    redis = connect(url, StoreSettings())
+    redis = connect_one(url, StoreSettings())
     store, generations = Store(redis), Generations(redis)
     table = generation.id_table
     await store.load_id_rows(table, *read_id_rows(ranker.file(spec.id_rows), table.codec, table.dim))

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from contracts.bundle import Bundle
 from contracts.window import Window
 from param_server.behaviours import Behaviours
-from param_server.connection import connect
+from param_server.connection import connect_one
 from param_server.offline import OfflineTable
 from param_server.settings import StoreSettings
 from param_server.store import Store
@@ -64,7 +64,7 @@ async def test_doors_and_workers_whose_clocks_are_hours_off(
 ) -> None:
     """Each version of the items goes through another door and another worker, first ahead, then behind."""
     space = Encoder.open(str(bundle.path), bundle.digest).space
-    redis = connect(table_server.url, StoreSettings())
+    redis = connect_one(table_server.url, StoreSettings())
     ingest, ids = Ingest(redis, EncoderSettings()), [f"i{n}" for n in range(20)]
     sequences: list[list[int]] = []
     behaviours = Behaviours(redis)

@@ -17,7 +17,7 @@ from contracts.errors import Unavailable
 from contracts.manifest import IdTable
 from contracts.space import Space
 from contracts.window import Window
-from param_server.connection import connect
+from param_server.connection import connect_one
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from tests.faults.faulty_server import FaultyServer
@@ -43,7 +43,7 @@ class Shelf:
         """A new client's store, all of whose bytes one way end after `at` of them."""
         if way is not None:
             setattr(self.proxy, way, at)
-        client = connect(self.proxy.url, StoreSettings(socket_timeout_s=self.timeout_s))
+        client = connect_one(self.proxy.url, StoreSettings(socket_timeout_s=self.timeout_s))
         try:
             yield Store(client)
         finally:
@@ -65,7 +65,7 @@ class Shelf:
 @asynccontextmanager
 async def shelf(server: FaultyServer, timeout_s: float = 2.0) -> AsyncIterator[Shelf]:
     space = make_space(dim=4)
-    client = connect(server.url, StoreSettings())
+    client = connect_one(server.url, StoreSettings())
     store = Store(client)
     await store.create_space(space)
     await store.load_id_rows(TABLE, IDS, make_id_rows(len(IDS)))

@@ -24,7 +24,7 @@ from contracts.errors import NotFound, Unavailable
 from contracts.manifest import IdTable
 from contracts.space import Modality, Space, buckets_for
 from contracts.window import Window
-from param_server.connection import connect
+from param_server.connection import connect_one
 from param_server.id_rows import write_id_rows
 from param_server.record_file import RecordFiles, RecordFileWriter
 from param_server.settings import StoreSettings
@@ -79,7 +79,7 @@ async def test_what_was_acknowledged_comes_through_a_stream_server_that_is_kille
         "encoder_uri": bundle.path,
         "reclaim_idle_ms": 300,
     }
-    table, stream = (connect(s.url, StoreSettings()) for s in (table_server, stream_server))
+    table, stream = (connect_one(s.url, StoreSettings()) for s in (table_server, stream_server))
     with (
         process("run_door", table_server.url, **settings) as door,
         process("run_worker", table_server.url, consumer="w", **settings) as worker,
@@ -145,7 +145,7 @@ async def test_a_table_server_that_lost_everything_is_repaired_by_a_reload(
     space, ids = _shape(ROWS), [f"item {n}" for n in range(ROWS)]
     records = make_records(space, range(1, ROWS + 1))
     id_rows = make_id_rows(5_000)
-    redis = connect(table_server.url, StoreSettings())
+    redis = connect_one(table_server.url, StoreSettings())
     store = Store(redis)
     with RecordFileWriter(tmp_path / "first.parquet", space) as writer:
         writer.write(ids, records)

@@ -15,7 +15,7 @@ from contracts.bundle import Bundle
 from contracts.errors import Unavailable
 from contracts.items import Item
 from contracts.window import Window
-from param_server.connection import connect
+from param_server.connection import connect_one
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from realtime_infer.encoder import Encoder
@@ -34,7 +34,7 @@ async def test_a_table_server_that_stops_answers_late_or_never_but_never_wrongly
     table_server: FaultyServer, outcomes: Counter[str], pauses: int
 ) -> None:
     space, ids = make_space(), [f"i{n}" for n in range(40)]
-    writer, reader = connect(table_server.url, QUICK), connect(table_server.url, QUICK)
+    writer, reader = connect_one(table_server.url, QUICK), connect_one(table_server.url, QUICK)
     store, stopped = Store(writer), asyncio.Event()
     await store.create_space(space)
     acknowledged, sent = 0, 1
@@ -97,7 +97,7 @@ async def test_a_worker_that_slept_brings_nothing_old_back(
 ) -> None:
     space = Encoder.open(str(bundle.path), bundle.digest).space
     settings: dict[str, Any] = {"stream_url": stream_server.url, "encoder_uri": bundle.path, "batch_size": 16}
-    table, stream = (connect(s.url, StoreSettings()) for s in (table_server, stream_server))
+    table, stream = (connect_one(s.url, StoreSettings()) for s in (table_server, stream_server))
     ingest = Ingest(stream, EncoderSettings())
     ids = [f"item-{n}" for n in range(400)]
     with process(
@@ -145,7 +145,7 @@ async def test_a_stream_server_that_stops_loses_no_acknowledged_push(
         "encoder_uri": bundle.path,
         "socket_timeout_s": 0.4,
     }
-    table, stream = connect(table_server.url, StoreSettings()), connect(stream_server.url, QUICK)
+    table, stream = connect_one(table_server.url, StoreSettings()), connect_one(stream_server.url, QUICK)
     ingest, acknowledged = Ingest(stream, EncoderSettings()), {}
     with process("run_worker", table_server.url, consumer="w", reclaim_idle_ms=500, **settings) as worker:
         wait_line(worker, "ready ")

@@ -17,7 +17,7 @@ from contracts.errors import DeadlineExceeded, InvalidInput, Unavailable
 from contracts.manifest import IdTable
 from param_server.connection import (
     answers,
-    connect,
+    connect_one,
     redacted,
     redis_errors,
 )
@@ -43,7 +43,7 @@ async def run_the_fix(redis: Redis, message: str) -> None:
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-lfu", "allkeys-random"])
 async def test_a_policy_that_would_evict_is_refused_with_its_fix(own: EmbeddedServer, policy: str) -> None:
-    async with connect(own.url, StoreSettings()) as redis:
+    async with connect_one(own.url, StoreSettings()) as redis:
         await check_policy(redis)
         await redis.config_set("maxmemory-policy", policy)
         with pytest.raises(Unavailable, match=policy) as refused:
@@ -55,7 +55,7 @@ async def test_a_policy_that_would_evict_is_refused_with_its_fix(own: EmbeddedSe
 
 
 async def test_a_server_that_would_not_pack_rows_is_refused_with_its_fix(own: EmbeddedServer) -> None:
-    async with connect(own.url, StoreSettings()) as redis:
+    async with connect_one(own.url, StoreSettings()) as redis:
         await check_layout(redis, 8_192)
         await redis.config_set("hash-max-listpack-value", 64)
         await redis.config_set("hash-max-listpack-entries", 16)
@@ -77,18 +77,20 @@ async def test_a_server_that_would_not_pack_rows_is_refused_with_its_fix(own: Em
 async def test_a_server_that_hides_its_layout_is_logged(
     own: EmbeddedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with connect(own.url, StoreSettings()) as redis:
+    async with connect_one(own.url, StoreSettings()) as redis:
         await redis.execute_command(  # type: ignore[no-untyped-call]
             *("ACL", "SETUSER", "reader", "on", ">secret", "~*", "+@all", "-config")
         )
-        async with connect(own.url.replace("unix://", "unix://reader:secret@"), StoreSettings()) as reader:
+        async with connect_one(
+            own.url.replace("unix://", "unix://reader:secret@"), StoreSettings()
+        ) as reader:
             await check_layout(reader, 408)
     assert "hash-max-listpack-value is at least 408" in caplog.text
     assert "hash-max-listpack-entries is at least 48" in caplog.text
 
 
 async def test_durability_is_told_or_refused_with_its_fix(own: EmbeddedServer) -> None:
-    async with connect(own.url, StoreSettings()) as redis:
+    async with connect_one(own.url, StoreSettings()) as redis:
         assert await check_durable(redis) == "always"
         await redis.config_set("appendfsync", "everysec")
         assert await check_durable(redis) == "waitaof"
@@ -106,7 +108,7 @@ async def test_durability_is_told_or_refused_with_its_fix(own: EmbeddedServer) -
 
 async def test_a_server_without_waitaof_must_fsync_always(tmp_path: Path) -> None:
     with EmbeddedServer.start(tmp_path, extra_args=("--rename-command", "WAITAOF", "")) as old:
-        async with connect(old.url, StoreSettings()) as redis:
+        async with connect_one(old.url, StoreSettings()) as redis:
             assert await check_durable(redis) == "always"
             await redis.config_set("appendfsync", "everysec")
             with pytest.raises(Unavailable, match="run: CONFIG SET appendfsync always"):
@@ -114,12 +116,12 @@ async def test_a_server_without_waitaof_must_fsync_always(tmp_path: Path) -> Non
 
 
 async def test_a_server_that_hides_its_settings_is_refused(own: EmbeddedServer) -> None:
-    async with connect(own.url, StoreSettings()) as redis:
+    async with connect_one(own.url, StoreSettings()) as redis:
         await redis.execute_command(  # type: ignore[no-untyped-call]
             *("ACL", "SETUSER", "reader", "on", ">secret", "~*", "+@all", "-config")
         )
         url = own.url.replace("unix://", "unix://reader:secret@")
-        async with connect(url, StoreSettings()) as reader:
+        async with connect_one(url, StoreSettings()) as reader:
             with pytest.raises(Unavailable, match=r"ACL SETUSER <user> \+config\|get") as refused:
                 await check_durable(reader)
             assert "secret" not in str(refused.value)
@@ -127,11 +129,11 @@ async def test_a_server_that_hides_its_settings_is_refused(own: EmbeddedServer) 
 
 
 async def test_no_message_carries_the_password(own: EmbeddedServer) -> None:
-    async with connect(own.url, StoreSettings()) as redis:
+    async with connect_one(own.url, StoreSettings()) as redis:
         await redis.config_set("requirepass", "right-password")
     socket = own.url.removeprefix("unix://")
     for url in (f"unix://someone:hunter2@{socket}", "redis://someone:hunter2@127.0.0.1:1/0"):
-        async with connect(url, StoreSettings()) as redis:
+        async with connect_one(url, StoreSettings()) as redis:
             with pytest.raises(Unavailable) as refused:
                 await Store(redis).spaces()
             error: BaseException | None = refused.value
@@ -153,7 +155,7 @@ async def test_no_message_carries_the_password(own: EmbeddedServer) -> None:
 )
 def test_an_unusable_url_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(InvalidInput, match="redis_url") as refused:
-        connect(url, StoreSettings())
+        connect_one(url, StoreSettings())
     assert "hunter2" not in str(refused.value)
     assert refused.value.__cause__ is None
 
@@ -166,7 +168,7 @@ def test_a_shown_url_has_neither_user_nor_query() -> None:
 async def test_a_server_that_is_gone_is_unavailable_and_found_again(tmp_path: Path) -> None:
     server = EmbeddedServer.start(tmp_path)
     space = make_space()
-    async with connect(server.url, StoreSettings()) as redis:
+    async with connect_one(server.url, StoreSettings()) as redis:
         store = Store(redis)
         await store.create_space(space)
         await store.commit_window(make_window(space, ["a"], [1]))
@@ -187,7 +189,7 @@ async def test_a_server_that_is_gone_is_unavailable_and_found_again(tmp_path: Pa
 
 async def test_a_server_that_hangs_is_unavailable_within_the_timeout(own: EmbeddedServer) -> None:
     space = make_space()
-    async with connect(own.url, StoreSettings(socket_timeout_s=0.2)) as redis:
+    async with connect_one(own.url, StoreSettings(socket_timeout_s=0.2)) as redis:
         store = Store(redis)
         await store.create_space(space)
         await store.commit_window(make_window(space, ["a", "b"], [1, 2]))
@@ -208,7 +210,7 @@ async def test_a_server_that_hangs_is_unavailable_within_the_timeout(own: Embedd
 
 async def test_connections_are_bounded_and_callers_wait_their_turn(own: EmbeddedServer) -> None:
     space = make_space()
-    async with connect(own.url, StoreSettings(max_connections=3)) as redis:
+    async with connect_one(own.url, StoreSettings(max_connections=3)) as redis:
         store = Store(redis)
         await store.create_space(space)
         await asyncio.gather(*(store.fetch(space, None, ["a"]) for _ in range(200)))

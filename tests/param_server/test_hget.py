@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from contracts.errors import DeadlineExceeded, Unavailable
 from contracts.space import Space
 from param_server import keys
-from param_server.connection import connect
+from param_server.connection import connect_one
 from param_server.embedded import EmbeddedServer
 from param_server.settings import StoreSettings
 from param_server.store import MAX_FETCH, Store
@@ -88,7 +88,7 @@ async def wire(server: EmbeddedServer) -> AsyncIterator[Wire]:
 @pytest_asyncio.fixture
 async def far(wire: Wire) -> AsyncIterator[Redis]:
     """A client behind the wire with one connection, so that whatever is left on it meets the next call."""
-    client = connect(wire.url, StoreSettings(max_connections=1, socket_timeout_s=0.5))
+    client = connect_one(wire.url, StoreSettings(max_connections=1, socket_timeout_s=0.5))
     yield client
     await client.aclose()
 

@@ -5,7 +5,7 @@ import pytest
 
 from contracts.errors import InvalidInput, TooLarge
 from param_server import keys
-from param_server.hget import pack_hget
+from param_server.hget import hgets
 
 
 def test_keys_are_pinned() -> None:
@@ -66,7 +66,7 @@ def test_a_bad_id_is_named_by_its_place(item_id: object, error: type[Exception])
 def test_packed_commands_are_the_protocol_byte_for_byte() -> None:
     family = keys.records("0" * 16, 1)
     key = b"$32\r\nrc2:r:{0000000000000000.00}:0000\r\n"
-    assert pack_hget(family, [b"a", b"\r\n" * 20]) == (
+    assert hgets([family], [b"a", b"\r\n" * 20]).packed() == (
         b"*3\r\n$4\r\nHGET\r\n" + key + b"$1\r\na\r\n"
         b"*3\r\n$4\r\nHGET\r\n" + key + b"$40\r\n" + b"\r\n" * 20 + b"\r\n"
     )

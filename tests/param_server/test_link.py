@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from contracts.codec import Rows
 from contracts.errors import DeadlineExceeded, Unavailable
 from param_server.breaker import State
-from param_server.connection import connect, redis_errors
+from param_server.connection import connect_one, redis_errors
 from param_server.embedded import EmbeddedServer
 from param_server.link import link_of
 from param_server.settings import StoreSettings
@@ -38,7 +38,7 @@ def own(tmp_path: Path) -> Iterator[EmbeddedServer]:
 @pytest_asyncio.fixture
 async def proxy(own: EmbeddedServer) -> AsyncIterator[TcpProxy]:
     """Before a server that holds IDS."""
-    async with connect(own.url, StoreSettings()) as redis:
+    async with connect_one(own.url, StoreSettings()) as redis:
         await fill(redis)
     async with tcp_proxy(own.url) as between:
         yield between
@@ -70,7 +70,7 @@ async def test_a_paused_server_costs_its_callers_their_deadline_until_the_breake
     own: EmbeddedServer,
 ) -> None:
     settings = StoreSettings(socket_timeout_s=30, breaker_failures=4, breaker_open_s=0.3)
-    async with connect(own.url, settings) as redis:
+    async with connect_one(own.url, settings) as redis:
         await fill(redis)
         link = link_of(redis)
         os.kill(own.pid, signal.SIGSTOP)
@@ -113,7 +113,7 @@ async def patiently(redis: Redis, ids: list[str] | None = None) -> Rows:
 
 async def test_what_the_breaker_refuses_never_reaches_the_server(proxy: TcpProxy) -> None:
     settings = StoreSettings(breaker_failures=3, breaker_open_s=60, redis_retries=0)
-    async with connect(proxy.url, settings) as redis:
+    async with connect_one(proxy.url, settings) as redis:
         await rows(redis, IDS[:5])
         proxy.cut_after = 0
         for _ in range(3):
@@ -129,7 +129,7 @@ async def test_what_the_breaker_refuses_never_reaches_the_server(proxy: TcpProxy
 
 async def test_a_server_that_was_killed_is_found_again(tmp_path: Path) -> None:
     server = EmbeddedServer.start(tmp_path)
-    async with connect(server.url, StoreSettings(breaker_failures=3, breaker_open_s=0.05)) as redis:
+    async with connect_one(server.url, StoreSettings(breaker_failures=3, breaker_open_s=0.05)) as redis:
         await fill(redis)
         await asyncio.gather(*(rows(redis, IDS[:5]) for _ in range(20)))  # many connections
         server.kill()
@@ -144,7 +144,7 @@ async def test_a_server_that_was_killed_is_found_again(tmp_path: Path) -> None:
 
 async def test_a_restart_between_two_calls_is_not_seen(tmp_path: Path) -> None:
     server = EmbeddedServer.start(tmp_path)
-    async with connect(server.url, StoreSettings()) as redis:
+    async with connect_one(server.url, StoreSettings()) as redis:
         await fill(redis)
         server.stop()
         with EmbeddedServer.start(tmp_path):
@@ -155,7 +155,7 @@ async def test_a_restart_between_two_calls_is_not_seen(tmp_path: Path) -> None:
 async def test_a_reply_that_is_cut_off_never_gives_wrong_rows(proxy: TcpProxy, ending: str) -> None:
     proxy.ending = ending  # type: ignore[assignment]
     settings = StoreSettings(redis_retries=0, breaker_failures=1_000, breaker_share=1.0)
-    async with connect(proxy.url, settings) as redis:
+    async with connect_one(proxy.url, settings) as redis:
         for cut in (1, 4, 5, 6, 100, 420, 5_000, 16_499):
             await rows(redis, IDS[:1])  # a connection is there
             proxy.cut_after = cut
@@ -169,7 +169,7 @@ async def test_a_reply_that_is_cut_off_never_gives_wrong_rows(proxy: TcpProxy, e
 
 async def test_a_reply_that_stops_is_given_up_and_its_rest_is_never_read(proxy: TcpProxy) -> None:
     proxy.ending = "hang"
-    async with connect(proxy.url, StoreSettings(socket_timeout_s=0.2)) as redis:
+    async with connect_one(proxy.url, StoreSettings(socket_timeout_s=0.2)) as redis:
         await rows(redis, IDS[:1])
         proxy.cut_after = 5_000
         with pytest.raises(Unavailable, match="no reply from Redis in time"):
@@ -179,7 +179,7 @@ async def test_a_reply_that_stops_is_given_up_and_its_rest_is_never_read(proxy: 
 
 
 async def test_late_replies_are_not_taken_for_those_to_later_questions(proxy: TcpProxy) -> None:
-    async with connect(proxy.url, StoreSettings()) as redis:
+    async with connect_one(proxy.url, StoreSettings()) as redis:
         await rows(redis, IDS[:1])
         proxy.delay_s = 0.2
         for n in range(3):
@@ -191,7 +191,7 @@ async def test_late_replies_are_not_taken_for_those_to_later_questions(proxy: Tc
 
 
 async def test_a_lost_connection_is_tried_again_and_counted(proxy: TcpProxy) -> None:
-    async with connect(proxy.url, StoreSettings()) as redis:
+    async with connect_one(proxy.url, StoreSettings()) as redis:
         await rows(redis, IDS[:1])
         proxy.delay_s, asked = 60, proxy.asked
         call = asyncio.create_task(rows(redis, IDS[:5]))
@@ -206,7 +206,7 @@ async def test_a_lost_connection_is_tried_again_and_counted(proxy: TcpProxy) -> 
 
 async def test_retries_have_a_budget(proxy: TcpProxy) -> None:
     settings = StoreSettings(redis_retries=1, redis_retry_share=0.0, breaker_failures=1_000)
-    async with connect(proxy.url, settings.model_copy(update={"breaker_share": 1.0})) as redis:
+    async with connect_one(proxy.url, settings.model_copy(update={"breaker_share": 1.0})) as redis:
         proxy.cut_after = 0
         for _ in range(30):
             with pytest.raises(Unavailable):
@@ -220,7 +220,7 @@ async def test_retries_have_a_budget(proxy: TcpProxy) -> None:
 
 
 async def test_reconnects_and_pauses_are_within_the_deadline(proxy: TcpProxy) -> None:
-    async with connect(proxy.url, StoreSettings(socket_timeout_s=30, redis_retries=5)) as redis:
+    async with connect_one(proxy.url, StoreSettings(socket_timeout_s=30, redis_retries=5)) as redis:
         await rows(redis, IDS[:1])
         proxy.silent = True
         proxy.drop()
@@ -232,7 +232,7 @@ async def test_reconnects_and_pauses_are_within_the_deadline(proxy: TcpProxy) ->
 
 async def test_a_full_pool_is_said_and_waited_for_no_longer_than_the_deadline(proxy: TcpProxy) -> None:
     settings = StoreSettings(socket_timeout_s=30, max_connections=2, pool_wait_s=0.1)
-    async with connect(proxy.url, settings) as redis, asyncio.TaskGroup() as group:
+    async with connect_one(proxy.url, settings) as redis, asyncio.TaskGroup() as group:
         await asyncio.gather(*(rows(redis, IDS[:1]) for _ in range(2)))
         proxy.silent = True
         stuck = [group.create_task(within(redis, 25)) for _ in range(2)]
@@ -255,7 +255,7 @@ async def test_a_full_pool_is_said_and_waited_for_no_longer_than_the_deadline(pr
 
 
 async def test_many_callers_share_few_connections(proxy: TcpProxy) -> None:
-    async with connect(proxy.url, StoreSettings(max_connections=3)) as redis:
+    async with connect_one(proxy.url, StoreSettings(max_connections=3)) as redis:
         got = await asyncio.gather(*(rows(redis, IDS[n : n + 2]) for n in range(200)))
         assert all((found == RECORDS[n : n + 2]).all() for n, found in enumerate(got))
         assert proxy.accepted <= 3
@@ -263,7 +263,7 @@ async def test_many_callers_share_few_connections(proxy: TcpProxy) -> None:
 
 
 async def test_a_refusal_of_the_server_is_an_answer(own: EmbeddedServer) -> None:
-    async with connect(own.url, StoreSettings(breaker_failures=1)) as redis:
+    async with connect_one(own.url, StoreSettings(breaker_failures=1)) as redis:
         for _ in range(3):
             with pytest.raises(Unavailable, match="unknown command"):
                 async with redis_errors("ask"):

@@ -50,8 +50,8 @@ async def test_inspection_tells_what_is_there(redis: Redis) -> None:
     await store.load_id_rows(done, ["a", "b"], make_id_rows(2))
     await store.seal_id_table(done)
     state = await inspect_tables(redis, scanned=True)
-    assert not state.server.evicts
-    assert state.server.used_memory > 0
+    assert not state.servers[0].evicts
+    assert state.servers[0].used_memory > 0
     [only] = state.spaces
     assert (only.space, only.live, only.high_water) == (space, 2, 9)
     assert only.contents is not None

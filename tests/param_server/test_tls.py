@@ -18,7 +18,7 @@ import pytest
 from redis.asyncio import Redis
 
 from contracts.errors import InvalidInput, Unavailable
-from param_server.connection import connect
+from param_server.connection import connect_one
 from param_server.embedded import EmbeddedServer
 from param_server.settings import StoreSettings
 from param_server.store import Store
@@ -106,7 +106,7 @@ async def works(redis: Redis) -> None:
 
 
 async def refused(url: str, with_settings: StoreSettings) -> str:
-    async with connect(url, with_settings) as redis:
+    async with connect_one(url, with_settings) as redis:
         with pytest.raises(Unavailable) as error:
             await Store(redis).spaces()
         return str(error.value)
@@ -118,7 +118,7 @@ async def test_a_server_that_our_authority_signed_is_used(
     async with tls_server(kind, certificates, False, server, tmp_path) as port:
         for host in ("localhost", "127.0.0.1"):
             ours = settings(ca_file=certificates.ca)
-            async with connect(f"rediss://{host}:{port}/0", ours) as client:
+            async with connect_one(f"rediss://{host}:{port}/0", ours) as client:
                 await works(client)
 
 
@@ -157,7 +157,7 @@ async def test_a_server_that_asks_for_a_certificate_gets_it(
     async with tls_server(kind, certificates, True, server, tmp_path) as port:
         url = f"rediss://localhost:{port}/0"
         shown = settings(ca_file=ca, cert_file=certificates.client, key_file=certificates.client_key)
-        async with connect(url, shown) as client:
+        async with connect_one(url, shown) as client:
             await works(client)
         other = settings(ca_file=ca, cert_file=strange.client, key_file=strange.client_key)
         for wrong, said in ((settings(ca_file=ca), "set redis_tls_cert_file"), (other, "_TLS_CERT_FILE")):
@@ -203,10 +203,10 @@ def test_files_that_cannot_be_used_name_their_setting_and_no_path(
         ("redis_tls_key_file", {"cert_file": cert, "key_file": strange.client_key}),
     ):
         with pytest.raises(InvalidInput, match=f"^{field}: ") as error:
-            connect(url, settings(**files))
+            connect_one(url, settings(**files))
         assert str(tmp_path) not in str(error.value) + repr(settings(**files)) + caplog.text
         assert "key" not in repr(settings(**files))
-        connect("redis://localhost:1/0", settings(**files))  # only TLS needs them
+        connect_one("redis://localhost:1/0", settings(**files))  # only TLS needs them
 
 
 def test_a_key_with_a_passphrase_is_refused_and_not_asked_for(
@@ -216,9 +216,9 @@ def test_a_key_with_a_passphrase_is_refused_and_not_asked_for(
     command = ["openssl", "ec", "-in", str(certificates.client_key), "-out", str(locked), "-aes128"]
     subprocess.run([*command, "-passout", "pass:hunter2"], check=True, capture_output=True, timeout=30)
     with pytest.raises(InvalidInput, match=r"^redis_tls_key_file: .*passphrase"):
-        connect("rediss://localhost:1/0", settings(cert_file=certificates.client, key_file=locked))
+        connect_one("rediss://localhost:1/0", settings(cert_file=certificates.client, key_file=locked))
 
 
 def test_a_url_cannot_switch_checks_off() -> None:
     with pytest.raises(InvalidInput, match="REPCENTER_REDIS_TLS_"):
-        connect("rediss://localhost:1/0?ssl_cert_reqs=none", StoreSettings())
+        connect_one("rediss://localhost:1/0?ssl_cert_reqs=none", StoreSettings())

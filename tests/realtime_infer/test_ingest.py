@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from contracts.errors import InvalidInput, NotFound, Overloaded, TooLarge, Unavailable
 from contracts.images import MAX_IMAGE_BYTES
 from contracts.items import Item
-from param_server.connection import connect
+from param_server.connection import connect_one
 from param_server.embedded import EmbeddedServer
 from param_server.settings import StoreSettings
 from realtime_infer.app import open_door
@@ -135,7 +135,7 @@ async def test_what_was_acknowledged_survives_kill_9(
 ) -> None:
     """everysec waits for the disk by WAITAOF, on the connection of the push."""
     with EmbeddedServer.start(tmp_path, appendfsync=appendfsync) as server:  # type: ignore[arg-type]
-        redis = connect(server.url, StoreSettings())
+        redis = connect_one(server.url, StoreSettings())
         ingest = Ingest(redis, encoder_settings.model_copy(update={"stream_partitions": 1}))
         assert await ingest.check() == {"always": "always", "everysec": "waitaof"}[appendfsync]
         receipts = await asyncio.gather(*(ingest.push(titled(str(i))) for i in range(20)))
@@ -144,7 +144,7 @@ async def test_what_was_acknowledged_survives_kill_9(
         server.kill()
         await redis.aclose()
     with EmbeddedServer.start(tmp_path) as server:
-        redis = connect(server.url, StoreSettings())
+        redis = connect_one(server.url, StoreSettings())
         lying = await entries(redis, KEYS.pushes)
         await redis.aclose()
     kept = {(entry.item_id, entry.sequence) for entry in (decode_entry(fields) for _, fields in lying)}
@@ -155,7 +155,7 @@ async def test_a_server_that_would_forget_is_refused(
     tmp_path: Path, encoder_settings: EncoderSettings
 ) -> None:
     with EmbeddedServer.start(tmp_path, extra_args=["--appendonly", "no"]) as server:
-        redis = connect(server.url, StoreSettings())
+        redis = connect_one(server.url, StoreSettings())
         with pytest.raises(Unavailable, match="CONFIG SET appendonly yes"):
             await Ingest(redis, encoder_settings).push(titled("a"))
         assert await redis.xlen(KEYS.pushes) == 0
@@ -163,7 +163,7 @@ async def test_a_server_that_would_forget_is_refused(
 
 
 async def test_a_server_that_is_gone_is_said_so(tmp_path: Path, encoder_settings: EncoderSettings) -> None:
-    redis = connect(f"unix://{tmp_path}/nobody.sock", StoreSettings(socket_timeout_s=0.2))
+    redis = connect_one(f"unix://{tmp_path}/nobody.sock", StoreSettings(socket_timeout_s=0.2))
     with pytest.raises(Unavailable):
         await Ingest(redis, encoder_settings).push(titled("a"))
     await redis.aclose()

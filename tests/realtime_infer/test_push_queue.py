@@ -5,7 +5,7 @@ import asyncio
 from redis.asyncio import Redis
 
 from contracts.items import Item
-from param_server.connection import connect
+from param_server.connection import connect_one
 from param_server.embedded import EmbeddedServer
 from param_server.settings import StoreSettings
 from realtime_infer.ingest import Ingest
@@ -19,7 +19,7 @@ async def test_an_empty_stream_is_no_timeout(
     server: EmbeddedServer, redis: Redis, encoder_settings: EncoderSettings
 ) -> None:
     """However short the socket's timeout is, the server is asked to block for less."""
-    impatient = connect(server.url, StoreSettings(socket_timeout_s=0.2))
+    impatient = connect_one(server.url, StoreSettings(socket_timeout_s=0.2))
     queue = PushQueue(impatient, encoder_settings)
     await queue.open()
     began = asyncio.get_running_loop().time()
@@ -31,7 +31,7 @@ async def test_an_empty_stream_is_no_timeout(
 async def test_a_window_may_be_longer_than_the_socket_waits(
     server: EmbeddedServer, redis: Redis, ingest: Ingest, encoder_settings: EncoderSettings
 ) -> None:
-    impatient = connect(server.url, StoreSettings(socket_timeout_s=0.2))
+    impatient = connect_one(server.url, StoreSettings(socket_timeout_s=0.2))
     queue = PushQueue(impatient, encoder_settings.model_copy(update={"window_ms": 500}))
     await queue.open()
     await ingest.push(Item("a", {"title": "x"}))

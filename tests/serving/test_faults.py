@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from contracts.bundle import Bundle
 from contracts.errors import InvalidInput, Unavailable
 from contracts.request import ScoreRequest
-from param_server.connection import connect
+from param_server.connection import connect_one
 from param_server.embedded import EmbeddedServer
 from param_server.settings import StoreSettings
 from serving.app import open_scorer
@@ -38,7 +38,7 @@ async def test_a_killed_store_is_503_until_it_is_back(
 ) -> None:
     server = EmbeddedServer.start(directory)
     settings = StoreSettings(redis_url=server.url, socket_timeout_s=0.5)
-    redis = connect(server.url, settings)
+    redis = connect_one(server.url, settings)
     await fill(redis, bundles[0])
     request = ScoreRequest(WITH_CONTENT)
     try:

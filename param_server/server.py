@@ -1,0 +1,43 @@
+"""A server of the tables: one Redis or Valkey, or a cluster of them. What both can do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+
+from param_server.cluster import Cluster
+from param_server.commands import Commands, Replies, commands, send_to
+from param_server.link import Link, link_of
+from param_server.round_trip import raise_error
+
+Server = Redis | Cluster
+
+
+async def send(server: Server, given: Commands, after: Sequence[bytes] = ()) -> Replies:
+    """Commands in one round trip (of a cluster: to every node at once), and on each of its connections then
+    `after`. Raises what the client raises; errors among the replies are not raised."""
+    if isinstance(server, Cluster):
+        return await server.send(given, after)
+    return await send_to(server, given, after)
+
+
+async def primaries(server: Server) -> dict[str, Redis]:
+    """The servers that hold rows, by address: what is asked of a server as a whole is asked of each."""
+    if isinstance(server, Cluster):
+        return {f"{host}:{port}": node for (host, port), node in (await server.primaries()).items()}
+    return {"": server}
+
+
+def links(server: Server) -> list[Link]:
+    """The links of a client of `connection.connect`: one, or of a cluster each node's that was spoken to."""
+    return [link_of(node) for node in server.nodes] if isinstance(server, Cluster) else [link_of(server)]
+
+
+async def ask(server: Server, *given: Sequence[bytes]) -> list[Any]:
+    """Commands, each of its words, the second one its key, in one round trip -> their replies as the server
+    gave them. Raises what the client raises, and the first error among the replies."""
+    replies = (await send(server, commands(given))).values
+    raise_error(replies)
+    return replies
