@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from contracts.codec import Rows, encode_records
 from contracts.space import Modality, Space, buckets_for
 from param_server.bench_server import serving
-from param_server.connection import connect
+from param_server.connection import connect_one
 from param_server.feast_process import Feast, with_feast
 from param_server.record_file import RecordFiles, RecordFileWriter
 from param_server.settings import StoreSettings
@@ -75,7 +75,7 @@ async def measure(
         for at in range(0, case.items, _CHUNK):
             writer.write(ids[at : at + _CHUNK], records[at : at + _CHUNK])
     with serving(folder, binary) as (url, _):
-        redis = connect(url, _SETTINGS)
+        redis = connect_one(url, _SETTINGS)
         try:
             await Store(redis).create_space(space)
             before = await _memory(redis)
@@ -113,7 +113,7 @@ async def measure(
             await redis.aclose()
     if headline:
         with serving(folder, binary, "--appendfsync", "everysec") as (url, _):
-            redis = connect(url, _SETTINGS)
+            redis = connect_one(url, _SETTINGS)
             try:
                 found["load_everysec_records_per_s"] = (await _load(redis, file, say)).records_per_s
             finally:
