@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,9 +23,9 @@ from contracts.errors import Conflict, InvalidInput, NotFound
 from contracts.items import AttributeField
 from contracts.space import Space
 from contracts.window import Window
+from param_server.bulk_change import BulkChange
 from param_server.connection import connect
 from param_server.export import export_id_table, export_space
-from param_server.generations import Generations
 from param_server.id_tables import id_table
 from param_server.inspection import TablesState, inspect_tables
 from param_server.offline import OfflineTable
@@ -228,32 +230,29 @@ def _attribute(text: str) -> AttributeField:
 
 
 class _Commits:
-    """How a load commits: the table, then readers that may have cached the item, then the offline table.
-
-    A space that no generation serves has no readers, and gets no window messages.
-    """
+    """How a load commits: who may have cached rows is told first; then the table is written, then the offline
+    table."""
 
     def __init__(self, redis: Server, space: Space, offline_root: str | None) -> None:
         self._redis, self._space = redis, space
         self._offline = OfflineTable(offline_root) if offline_root is not None else None
-        self._stream: Server | None = None
+        self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Commit:
-        generations = await Generations(self._redis).list()
-        served = any(generation.space.id == self._space.id for generation in generations)
-        if not served and self._offline is None:
-            return Store(self._redis).commit_window
-        settings = StoreSettings()
+        settings, store, most = StoreSettings(), Store(self._redis), EncoderSettings().max_windows
         stream: Server = self._redis
         if settings.stream_url is not None:
-            stream = self._stream = connect(settings.stream_url, settings, "stream_url")
-        windows = Windows(Store(self._redis), stream, EncoderSettings().max_windows)
+            stream = connect(settings.stream_url, settings, "stream_url")
+            self._closing.push_async_callback(stream.aclose)
+        change = await self._closing.enter_async_context(BulkChange(stream, self._space, most))
+        windows = Windows(store, stream, most)
 
         async def commit(window: Window) -> npt.NDArray[np.bool_]:
+            await change.hold()
+            if self._offline is None:
+                return await store.commit_window(window)
             held = await windows.commit(window)
-            if served:
-                await windows.announce(held)
-            if self._offline is not None and held.item_ids:
+            if held.item_ids:
                 name = f"load-{int(held.records['sequence'].max()):020d}"
                 await asyncio.to_thread(self._offline.append, held, name)
             kept = set(held.item_ids)
@@ -261,9 +260,10 @@ class _Commits:
 
         return commit
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._stream is not None:
-            await self._stream.aclose()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._closing.__aexit__(kind, error, trace)
 
 
 def _print_load(report: LoadReport, as_json: bool) -> None:

@@ -22,7 +22,8 @@ class Completeness:
     An item is found when it has a record or an ID row. behaviours_asked counts the newest behaviours that the
     ranker reads, not those beyond its history; behaviours_source says whether the request gave them or they
     are the stored ones of the user it names. columns_asked counts the ranker's columns of users and contexts,
-    columns_found those of them that the request gave.
+    columns_found those of them that the request gave. stale: the tables did not answer and the
+    scores come from cached rows of any age; what was not cached then counts as not found.
     """
 
     behaviours_asked: int
@@ -32,6 +33,7 @@ class Completeness:
     columns_asked: int = 0
     columns_found: int = 0
     behaviours_source: Source = "request"
+    stale: bool = False
 
 
 @dataclass(frozen=True)

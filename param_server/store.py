@@ -42,13 +42,15 @@ class Fetched:
     """Rows of K items, in the order asked for; read-only views of the replies where all were found.
 
     records: (K,) of the space's dtype, zero where not found; found: (K,) bool, False for absent and
-    deleted items; id_rows: (K,) of the table's dtype, zero where absent; id_found: (K,) bool.
+    deleted items; id_rows: (K,) of the table's dtype, zero where absent; id_found: (K,) bool. stale: the
+    store did not answer, these are a cache's rows, of any age; what is not cached counts as not found.
     """
 
     records: Rows
     found: npt.NDArray[np.bool_]
     id_rows: Rows
     id_found: npt.NDArray[np.bool_]
+    stale: bool = False
 
 
 class Store:

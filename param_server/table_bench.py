@@ -106,6 +106,7 @@ def _keys(found: Sequence[Measured], items: int) -> dict[str, Any]:
         "mget_164_p50_ms": first["mget_164_p50_ms"],
         "cold_ratio": first["cold_164_ratio"],
         "cached_164_p50_us": first.get("cached_164_p50_us"),
+        "cached_1064_p50_us": first.get("cached_1064_p50_us"),
         "cold_1064_p50_ms": first["cold_1064_p50_ms"],
         "load_records_per_s": first["load_records_per_s"],
         "feast_164_p50_ms": first.get("feast_164_p50_ms"),

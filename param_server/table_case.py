@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from contracts.codec import Rows, encode_records
 from contracts.space import Modality, Space, buckets_for
 from param_server.bench_server import serving
+from param_server.cache_bench import cached_reads
 from param_server.connection import connect_one
 from param_server.feast_process import Feast, with_feast
 from param_server.record_file import RecordFiles, RecordFileWriter
@@ -64,8 +65,8 @@ async def measure(
 ) -> Measured:
     """All figures of a case.
 
-    folder: scratch; rounds: reads of 164 ids, fewer of more; feast: its environment; headline: also the load
-    with appendfsync everysec.
+    folder: scratch; rounds: reads of 164 ids, fewer of more; feast: its environment; headline: also cached
+    reads, and the load with appendfsync everysec.
     """
     space = case.space()
     say("drawing vectors", 0, 1)
@@ -101,6 +102,9 @@ async def measure(
                 turns = max(2, rounds * COUNTS[0] // count)
                 await in_turn(readers, case.items, count, _WARM)
                 found |= _figures(count, await in_turn(readers, case.items, count, turns))
+            if headline:
+                say("reading cached ids", 0, 1)
+                found |= await cached_reads(redis, space, ids, records, COUNTS, rounds)
             if feast is not None:
                 say("Feast: installing, loading", 0, 1)
 

@@ -19,6 +19,8 @@ from param_server.generations import Generations
 from param_server.server import links
 from param_server.settings import StoreSettings
 from param_server.store import Store
+from serving.cache_metrics import CacheCollector
+from serving.cached_rows import CachedRows
 from serving.kernels import ranker_kernels
 from serving.listing import Listing
 from serving.live import LiveGenerations
@@ -58,9 +60,15 @@ async def open_scorer(
         metrics.links.watch("tables", lambda: links(redis))
         kernels = await ranker_kernels(settings, store_settings.var_dir)
         metrics.runs_with("compiled" if kernels else "portable")
-        live = LiveGenerations(generations, store, settings, metrics, kernels)
+        cached: CachedRows | None = None
+        if settings.cache_bytes:
+            cached = CachedRows(redis, settings, store_settings)
+            closing.push_async_callback(cached.close)
+            metrics.registry.register(CacheCollector(cached.cache))
+            closing.push_async_callback(cancel, asyncio.create_task(cached.run()))
+        live = LiveGenerations(generations, store, settings, metrics, kernels, cached)
         behaviours = Behaviours(redis) if settings.stored_behaviours else None
-        scorer = Scorer(store, live, settings, metrics, behaviours)
+        scorer = Scorer(cached.cache if cached else store, live, settings, metrics, behaviours)
         closing.callback(scorer.close)
         listing, readiness = Listing(generations, live), Readiness(live, metrics)
 

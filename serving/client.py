@@ -296,6 +296,7 @@ def read_score_message(message: pb.ScoreResponse) -> Scores:
             c.columns_asked,
             c.columns_found,
             behaviours_source="stored" if c.behaviours_source == pb.BEHAVIOUR_SOURCE_STORED else "request",
+            stale=c.stale,
         ),
         Timings(t.queue_ms, t.fetch_ms, t.assemble_ms, t.run_ms, t.total_ms),
     )

@@ -16,6 +16,7 @@ from contracts.errors import Conflict, InvalidInput, NotFound, RepcenterError, U
 from param_server.generations import Generations
 from param_server.scene_pointer import ScenePointer
 from param_server.store import Store
+from serving.cached_rows import CachedRows
 from serving.loaded import LoadedGeneration, load_generation
 from serving.metrics import Metrics
 from serving.settings import ScorerSettings
@@ -50,13 +51,16 @@ class LiveGenerations:
         settings: ScorerSettings,
         metrics: Metrics,
         kernels: Path | None = None,
+        cached: CachedRows | None = None,
     ) -> None:
-        """kernels: the library of contracts.kernels that every generation's graph runs with."""
+        """kernels: the library of contracts.kernels that every generation's graph runs with; cached: where
+        requests have their rows from, None = the store."""
         self._generations = generations
         self._store = store
         self._settings = settings
         self._metrics = metrics
         self._kernels = kernels
+        self._cached = cached
         self._serving: dict[str, Serving] = {}
         self._refused: dict[str, _Refusal] = {}
         self._refreshing = asyncio.Lock()
@@ -106,6 +110,8 @@ class LiveGenerations:
                     continue
                 if pointer is not None:
                     await self._follow(scene, pointer)
+            if self._cached is not None:
+                self._cached.keep([serving.loaded for serving in self._serving.values()])
 
     async def _follow(self, scene: str, pointer: ScenePointer) -> None:
         now = self._serving.get(scene)
@@ -122,6 +128,8 @@ class LiveGenerations:
             loaded = self._shared(pointer.generation_id) or await load_generation(
                 pointer.generation_id, self._generations, self._store, self._settings, self._kernels
             )
+            if self._cached is not None:
+                await self._cached.prepare(loaded)
         except Exception as error:  # whatever is wrong with a new generation must not stop the old one
             self._refuse(scene, pointer.generation_id, error, refused)
             return

@@ -122,6 +122,7 @@ def score_response(scores: Scores) -> pb.ScoreResponse:
             columns_asked=c.columns_asked,
             columns_found=c.columns_found,
             behaviours_source=SOURCES[c.behaviours_source],
+            stale=c.stale,
         ),
         timings=pb.Timings(
             queue_ms=t.queue_ms,

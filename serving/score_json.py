@@ -44,6 +44,7 @@ EXAMPLE_ANSWER: dict[str, Any] = {
         "columns_asked": 3,
         "columns_found": 3,
         "behaviours_source": "request",
+        "stale": False,
     },
     "timings_ms": {"queue": 0.02, "fetch": 0.41, "assemble": 0.22, "run": 1.9, "total": 2.6},
     "top": [{"item_id": "film-50", "position": 0, "score": 0.412}],
@@ -152,6 +153,7 @@ class CompletenessAnswer(BaseModel):
     columns_asked: Annotated[int, Field(description="The ranker's columns of users and contexts.")]
     columns_found: Annotated[int, Field(description="Those of them that the request gave.")]
     behaviours_source: Source
+    stale: Annotated[bool, Field(description="From cached rows of any age: the tables did not answer.")]
 
 
 class TopItem(BaseModel):

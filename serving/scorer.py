@@ -19,6 +19,7 @@ from contracts.features import Assembled, assemble, columns_given, item_inputs
 from contracts.request import ScoreRequest, check_request
 from contracts.scores import COLD, MISSING, OK, Completeness, Scores, Timings
 from param_server.behaviours import Behaviours
+from param_server.cache import RowCache
 from param_server.store import Fetched, Store
 from serving.batcher import Admission
 from serving.behaviours import with_stored
@@ -43,13 +44,13 @@ class Scorer:
 
     def __init__(
         self,
-        store: Store,
+        rows: Store | RowCache,
         live: LiveGenerations,
         settings: ScorerSettings,
         metrics: Metrics,
         behaviours: Behaviours | None = None,
     ) -> None:
-        self._store = store
+        self._rows = rows
         self._behaviours = behaviours
         self._live = live
         self._default_deadline_s = settings.default_deadline_ms / 1e3
@@ -91,7 +92,7 @@ class Scorer:
                 read_at = time.perf_counter()
                 assembled = assemble([request], loaded.schema, now_ms)
                 assembled_at = time.perf_counter()
-                fetched = await self._store.fetch(loaded.space, loaded.id_table, assembled.item_ids)
+                fetched = await self._rows.fetch(loaded.space, loaded.id_table, assembled.item_ids)
                 if task is not None and task.cancelling():  # swallowed by `wait_for` before Python 3.12
                     raise asyncio.CancelledError
                 fetched_at = time.perf_counter()
@@ -104,6 +105,8 @@ class Scorer:
         scores, statuses, completeness = _mark(loaded, assembled, fetched, computed.scores)
         if stored:
             completeness = replace(completeness, behaviours_source="stored")
+        if fetched.stale:
+            completeness = replace(completeness, stale=True)
         result = Scores(
             request.scene,
             loaded.id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -59,6 +60,33 @@ class ScorerSettings(BaseSettings):
     default_deadline_ms: float = Field(
         default=1_000, gt=0, le=60_000, description="Deadline of a request that names none, in milliseconds."
     )
+    cache_bytes: int = Field(
+        default=256 << 20,
+        ge=0,
+        le=1 << 40,
+        description="Memory for rows of the tables in this process, index included; 0 reads every row from "
+        "the tables.",
+    )
+    cache_bound_s: float = Field(
+        default=2.0,
+        ge=0.1,
+        le=600,
+        description="How far cached content may be behind the window stream, in seconds. While the stream's "
+        "server is silent for longer, content is read from the tables.",
+    )
+    cache_stale: Literal["refuse", "flagged"] = Field(
+        default="refuse",
+        description="What a request gets whose rows are not cached, or too old, while the tables are gone: "
+        "an error (503), or scores from what is cached, marked as stale.",
+    )
+    cache_warm_ids: int = Field(
+        default=20_000,
+        ge=0,
+        le=5_000_000,
+        description="Rows asked for most that are read before a generation serves; their ids are kept in "
+        "<var_dir>/cache. 0: none.",
+    )
+    cache_warm_s: float = Field(default=5.0, gt=0, le=600, description="Longest time for that, in seconds.")
     poll_s: float = Field(
         default=1.0, gt=0, le=60, description="How often the scenes' active pointers are read, in seconds."
     )

@@ -21,7 +21,7 @@ PROTO = Path(repcenter_pb2.__file__).with_name("repcenter.proto")
 KIND = descriptor_pb2.FieldDescriptorProto
 SCALARS = {"string": KIND.TYPE_STRING, "bytes": KIND.TYPE_BYTES, "int64": KIND.TYPE_INT64}
 SCALARS |= {"uint64": KIND.TYPE_UINT64, "uint32": KIND.TYPE_UINT32, "float": KIND.TYPE_FLOAT}
-SCALARS |= {"double": KIND.TYPE_DOUBLE}
+SCALARS |= {"double": KIND.TYPE_DOUBLE, "bool": KIND.TYPE_BOOL}
 NAMES = {number: name for name, number in SCALARS.items()}
 
 # What is on the wire for ever. A change here is a new package, repcenter.v2.
@@ -47,6 +47,7 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "columns_asked": (5, "uint32"),
         "columns_found": (6, "uint32"),
         "behaviours_source": (20, "BehaviourSource"),
+        "stale": (21, "bool"),
     },
     "Timings": {
         "queue_ms": (1, "double"),

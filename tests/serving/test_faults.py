@@ -41,6 +41,7 @@ async def test_a_killed_store_is_503_until_it_is_back(
     redis = connect_one(server.url, settings)
     await fill(redis, bundles[0])
     request = ScoreRequest(WITH_CONTENT)
+    scorer_settings = scorer_settings.model_copy(update={"cache_bytes": 0})  # cached: test_cached_rows.py
     try:
         async with (
             open_scorer(scorer_settings, settings) as running,

@@ -138,6 +138,7 @@ async def test_every_input_of_a_request_counts(running: RunningScorer, name: str
 
 
 async def test_the_evidence_behind_an_id_row_counts(running: RunningScorer, world: World) -> None:
+    running.scorer._rows = world.store  # what changes here never changes in service: a row of a sealed table
     before = (await running.scorer.score(ALL)).scores
     table, item_id = world.generation.id_table, COLD[1].encode()
     family = keys.id_rows(table.name, table.rows)

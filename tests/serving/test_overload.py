@@ -50,8 +50,8 @@ async def test_a_deadline_is_answered_in_time_while_the_store_hangs(
     running: RunningScorer, world: World
 ) -> None:
     async with HttpClient(running.http_url) as http, GrpcClient(running.grpc_target) as rpc:
-        await http.score(REQUEST)
-        await rpc.score(REQUEST)
+        for client in (http, rpc):
+            await client.score(ScoreRequest([]))  # connected; no row is cached
         await world.redis.client_pause(1_000, all=True)
         for client in (http, rpc):
             began = time.perf_counter()

@@ -128,7 +128,7 @@ async def test_closing_finishes_what_is_in_flight(
             rpc = await stack.enter_async_context(GrpcClient(running.grpc_target))
             clients: list[HttpClient | GrpcClient] = [http, rpc]
             for client in clients:
-                await client.score(REQUEST)
+                await client.score(ScoreRequest([]))
             await world.redis.client_pause(300, all=True)
             asked = [asyncio.create_task(client.score(REQUEST)) for client in clients]
             async with asyncio.timeout(5):

@@ -100,7 +100,7 @@ class ScoreRequest(_message.Message):
     def __init__(self, scene: _Optional[str] = ..., user_id: _Optional[str] = ..., behaviours: _Optional[_Iterable[_Union[Behaviour, _Mapping]]] = ..., candidates: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ..., user: _Optional[_Mapping[str, Attribute]] = ..., context: _Optional[_Mapping[str, Attribute]] = ..., timestamp_ms: _Optional[int] = ..., query: _Optional[_Mapping[str, Vector]] = ...) -> None: ...
 
 class Completeness(_message.Message):
-    __slots__ = ("behaviours_asked", "behaviours_found", "candidates_asked", "candidates_found", "columns_asked", "columns_found", "behaviours_source")
+    __slots__ = ("behaviours_asked", "behaviours_found", "candidates_asked", "candidates_found", "columns_asked", "columns_found", "behaviours_source", "stale")
     BEHAVIOURS_ASKED_FIELD_NUMBER: _ClassVar[int]
     BEHAVIOURS_FOUND_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_ASKED_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +108,7 @@ class Completeness(_message.Message):
     COLUMNS_ASKED_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FOUND_FIELD_NUMBER: _ClassVar[int]
     BEHAVIOURS_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
     behaviours_asked: int
     behaviours_found: int
     candidates_asked: int
@@ -115,7 +116,8 @@ class Completeness(_message.Message):
     columns_asked: int
     columns_found: int
     behaviours_source: BehaviourSource
-    def __init__(self, behaviours_asked: _Optional[int] = ..., behaviours_found: _Optional[int] = ..., candidates_asked: _Optional[int] = ..., candidates_found: _Optional[int] = ..., columns_asked: _Optional[int] = ..., columns_found: _Optional[int] = ..., behaviours_source: _Optional[_Union[BehaviourSource, str]] = ...) -> None: ...
+    stale: bool
+    def __init__(self, behaviours_asked: _Optional[int] = ..., behaviours_found: _Optional[int] = ..., candidates_asked: _Optional[int] = ..., candidates_found: _Optional[int] = ..., columns_asked: _Optional[int] = ..., columns_found: _Optional[int] = ..., behaviours_source: _Optional[_Union[BehaviourSource, str]] = ..., stale: _Optional[bool] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("queue_ms", "fetch_ms", "assemble_ms", "run_ms", "total_ms")

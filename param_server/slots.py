@@ -1,0 +1,200 @@
+"""Rows by id in one preallocated matrix; the least asked-for give way.
+
+How often a resident row was asked for is counted beside it, what is not resident in a sketch. When all slots
+are taken, a hand walks over a stretch of them, and a newcomer gets the slot of the least used row there if it
+was asked for more often than that row. So a scan of ids that nobody asks for twice takes nobody's place.
+Counts halve when ten questions per slot have been asked: what was popular yesterday does not stay for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+
+import numpy as np
+import numpy.typing as npt
+
+from contracts.codec import Rows
+from param_server.frequency import MOST, Counts, Frequency
+
+OVERHEAD = 208  # bytes of a row beside its own: an id of up to 36 characters, index entry, counters, sketch
+_STRETCH = 8  # slots that the hand looks at for each that is wanted
+_LEAST_STRETCH = 64
+_HALVE_AFTER = 10  # questions per slot
+_SKETCH = 4  # counters per slot in each row of the sketch
+_REMEMBERED = 16_384  # ids whose counts outlive a clear()
+
+Slots = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Sequences = npt.NDArray[np.uint64]
+
+
+class SlotTable:
+    """`capacity` rows of `dtype`, absent ones too: such a row is zero and its flag says not found."""
+
+    def __init__(self, capacity: int, dtype: np.dtype[np.void]) -> None:
+        self.capacity = capacity
+        self.dtype = dtype
+        self.evictions = 0
+        self._rows = np.zeros((capacity, dtype.itemsize), np.uint8)
+        self._found = np.zeros(capacity, bool)
+        self._sequences = np.zeros(capacity, np.uint64)
+        self._uses = np.zeros(capacity, np.uint8)
+        self._ids: list[str | None] = [None] * capacity
+        self._index: dict[str, int] = {}
+        self._untouched = 0  # slots from here on were never used
+        self._free: list[int] = []
+        self._hand = 0
+        self._asked = 0
+        self._frequency = Frequency(_SKETCH * capacity)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __contains__(self, item_id: str) -> bool:
+        return item_id in self._index
+
+    def lookup(self, ids: Sequence[str]) -> Slots:
+        """K ids -> (K,) slots, -1 where not resident."""
+        return np.fromiter(map(self._index.get, ids, repeat(-1)), np.int64, len(ids))
+
+    def read(self, slots: Slots) -> tuple[Rows, Flags]:
+        """(K,) slots, none -1 -> copies: (K,) rows of dtype, found (K,) bool."""
+        rows = self._rows.take(slots, axis=0).view(self.dtype)[:, 0]
+        return rows, self._found.take(slots)
+
+    def sequences(self, slots: Slots) -> Sequences:
+        """(K,) slots, none -1 -> (K,) uint64; 0 where the row has none."""
+        return self._sequences.take(slots)
+
+    def use(self, slots: Slots) -> None:
+        """Rows of (K,) slots, none -1, were asked for once more."""
+        uses = self._uses.take(slots)
+        self._uses[slots] = uses + (uses < MOST)
+        self._count(len(slots))
+
+    def miss(self, ids: Sequence[str]) -> None:
+        """Ids that are not resident were asked for."""
+        self._frequency.add(ids)
+        self._count(len(ids))
+
+    def expect(self, ids: Sequence[str], counts: Counts) -> None:
+        """K ids will be asked for as often as `counts` (K,) says."""
+        self._frequency.expect(ids, counts)
+
+    def offer(self, ids: Sequence[str], rows: Rows, found: Flags, sequences: Sequences | None = None) -> None:
+        """Keep the rows of K distinct ids where they earn a slot; those that are resident are passed over.
+
+        rows: (K,) of dtype, zero where not found; found: (K,) bool; sequences: (K,) uint64, None = without.
+        """
+        new = np.flatnonzero(self.lookup(ids) < 0)
+        if not len(new) or not self.capacity:
+            return
+        counts = self._frequency.estimate([ids[i] for i in new.tolist()])
+        order = np.argsort(-counts.astype(np.int16), kind="stable")
+        new, counts = new[order], counts[order]
+        blob = self._bytes(rows)
+        told = np.zeros(len(ids), np.uint64) if sequences is None else sequences
+        at = 0
+        for take in (self._vacant, self._evict):
+            slots = take(counts[at:])
+            some = new[at : at + len(slots)]
+            self._rows[slots], self._found[slots] = blob[some], found[some]
+            self._sequences[slots], self._uses[slots] = told[some], counts[at : at + len(slots)]
+            for i, slot in zip(some.tolist(), slots.tolist(), strict=True):
+                self._index[ids[i]] = slot
+                self._ids[slot] = ids[i]
+            at += len(slots)
+
+    def renew(self, ids: Sequence[str], rows: Rows, found: Flags, sequences: Sequences) -> None:
+        """Newer rows of whatever is resident among K ids; of an id that comes twice the newest stays.
+
+        A row resident as absent without a sequence is dropped: whether this one is newer is not known.
+        """
+        slots = self.lookup(ids)
+        place = np.flatnonzero(slots >= 0)
+        slots = slots[place]
+        untold = ~self._found[slots] & (self._sequences[slots] == 0)
+        newer = ~untold & (sequences[place] > self._sequences[slots])
+        place, changed = place[newer], slots[newer]
+        order = np.argsort(sequences[place], kind="stable")
+        place, changed = place[order], changed[order]
+        blob = self._bytes(rows)
+        self._rows[changed] = np.where(found[place, None], blob[place], np.uint8(0))
+        self._found[changed] = found[place]
+        self._sequences[changed] = sequences[place]
+        self._release(np.unique(slots[untold]))
+
+    def clear(self) -> None:
+        """Nothing is resident any more; what was asked for is remembered."""
+        self._frequency.expect(*self.hottest(_REMEMBERED))
+        self._index.clear()
+        self._ids = [None] * self.capacity
+        self._untouched, self._free, self._hand = 0, [], 0
+
+    def hottest(self, most: int) -> tuple[list[str], Counts]:
+        """The ids that were asked for most of what is resident, at most so many -> ids, (K,) uint8 counts."""
+        ids = list(self._index)
+        uses = self._uses[np.fromiter(self._index.values(), np.int64, len(ids))]
+        if len(ids) > most:
+            chosen = np.argpartition(-uses.astype(np.int16), most)[:most]
+        else:
+            chosen = np.arange(len(ids))
+        chosen = chosen[np.argsort(-uses[chosen].astype(np.int16), kind="stable")]
+        return [ids[i] for i in chosen.tolist()], uses[chosen]
+
+    def resized(self, capacity: int) -> SlotTable:
+        """Another table of so many slots with the rows that were asked for most."""
+        other = SlotTable(capacity, self.dtype)
+        ids, uses = self.hottest(capacity)
+        slots = self.lookup(ids)
+        other._frequency.expect(ids, uses)
+        other.offer(ids, *self.read(slots), self._sequences[slots])
+        other.evictions = self.evictions + len(self) - len(other)
+        return other
+
+    def _bytes(self, rows: Rows) -> npt.NDArray[np.uint8]:
+        return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), self.dtype.itemsize)
+
+    def _vacant(self, counts: Counts) -> Slots:
+        wanted = len(counts)
+        released = [self._free.pop() for _ in range(min(wanted, len(self._free)))]
+        end = min(self.capacity, self._untouched + wanted - len(released))
+        slots = np.concatenate([np.array(released, np.int64), np.arange(self._untouched, end)])
+        self._untouched = end
+        return slots
+
+    def _evict(self, counts: Counts) -> Slots:
+        """Slots for newcomers with these falling counts: for those asked for more than who is there."""
+        stretch = min(self.capacity, max(_STRETCH * len(counts), _LEAST_STRETCH))
+        seen = (self._hand + np.arange(stretch)) % self.capacity
+        self._hand = (self._hand + stretch) % self.capacity
+        victims = seen[np.argsort(self._uses[seen], kind="stable")][: len(counts)]
+        victims = victims[counts[: len(victims)] > self._uses[victims]]
+        for slot in victims.tolist():
+            del self._index[self._ids[slot]]
+        self.evictions += len(victims)
+        return victims
+
+    def _release(self, slots: Slots) -> None:
+        for slot in slots.tolist():
+            del self._index[self._ids[slot]]
+            self._ids[slot] = None
+            self._uses[slot] = 0
+            self._free.append(slot)
+
+    def _count(self, asked: int) -> None:
+        self._asked += asked
+        if self._asked >= _HALVE_AFTER * self.capacity:
+            self._asked = 0
+            self._uses >>= 1
+
+    def resident(self) -> Iterator[tuple[str, bytes, bool, int]]:
+        """Every resident id with its row, whether it was found, and its sequence."""
+        for item_id, slot in self._index.items():
+            yield (
+                item_id,
+                self._rows[slot].tobytes(),
+                bool(self._found[slot]),
+                int(self._sequences[slot]),
+            )
