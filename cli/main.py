@@ -12,6 +12,7 @@ import typer
 
 from cli.bench_commands import bench_app, results_app
 from cli.generation_commands import generations_app
+from cli.offline_commands import offline_app
 from cli.table_commands import plan_memory, table_app
 from cli.train_command import train
 
@@ -26,6 +27,7 @@ data_app = typer.Typer(help="Check your own data, or draw the demo's world.", no
 events_app = typer.Typer(help="What users did: their stored behaviours.", no_args_is_help=True)
 app.add_typer(generations_app, name="generations")
 app.add_typer(table_app, name="table")
+app.add_typer(offline_app, name="offline")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(results_app, name="results")
@@ -62,7 +64,7 @@ def demo(
 
 @app.command()
 def up(var: VarDir = Path("var")) -> None:
-    """Start the whole stack: Valkey (unless REPCENTER_REDIS_URL), scorer, write door, encoder worker."""
+    """Start the whole stack: Valkey (unless REPCENTER_REDIS_URL), scorer, write door, worker, sink."""
     from cli.stack import run_stack
 
     run_stack(var)
@@ -99,6 +101,16 @@ def worker() -> None:
     from realtime_infer.settings import EncoderSettings
 
     run_worker(EncoderSettings(), StoreSettings())
+
+
+@app.command()
+def sink() -> None:
+    """Run the sink of live windows into the offline table in this process."""
+    from param_server.settings import StoreSettings
+    from realtime_infer.app import run_sink
+    from realtime_infer.sink_settings import SinkSettings
+
+    run_sink(SinkSettings(), StoreSettings())
 
 
 @app.command()

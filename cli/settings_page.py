@@ -7,6 +7,7 @@ from pydantic_settings import BaseSettings
 
 from param_server.settings import GenerationSettings, StoreSettings
 from realtime_infer.settings import EncoderSettings
+from realtime_infer.sink_settings import SinkSettings
 from serving.settings import ScorerSettings
 
 _PAGES: tuple[tuple[str, type[BaseSettings]], ...] = (
@@ -14,6 +15,7 @@ _PAGES: tuple[tuple[str, type[BaseSettings]], ...] = (
     ("Activation and collection (`repcenter generations`)", GenerationSettings),
     ("Scorer", ScorerSettings),
     ("Write door and encoder worker", EncoderSettings),
+    ("Offline sink", SinkSettings),
 )
 
 

@@ -1,4 +1,4 @@
-"""The whole stack as processes: Valkey (unless REPCENTER_REDIS_URL), scorer, write door, encoder worker."""
+"""The whole stack as processes: Valkey (unless REPCENTER_REDIS_URL), scorer, write door, worker, sink."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ PORTS = {
     "door_http": 8081,
     "door_grpc": 50052,
     "worker_http": 9090,
+    "sink_http": 9091,
 }
 
 
@@ -43,10 +44,11 @@ class Endpoints:
     door_http: str
     door_grpc: str
     worker_http: str
+    sink_http: str
 
 
 class Stack:
-    """Three child processes over one Redis. Their output goes to <var>/logs."""
+    """Four child processes over one Redis. Their output goes to <var>/logs."""
 
     def __init__(self, var: Path, redis_url: str) -> None:
         ports = {name: _port(preferred) for name, preferred in PORTS.items()}
@@ -58,11 +60,13 @@ class Stack:
             door_http=f"http://{_HOST}:{ports['door_http']}",
             door_grpc=f"{_HOST}:{ports['door_grpc']}",
             worker_http=f"http://{_HOST}:{ports['worker_http']}",
+            sink_http=f"http://{_HOST}:{ports['sink_http']}",
         )
         self._services = {
             "scorer": (ports["scorer_http"], ports["scorer_grpc"]),
             "door": (ports["door_http"], ports["door_grpc"]),
             "worker": (ports["worker_http"], 0),
+            "sink": (ports["sink_http"], 0),
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -107,6 +111,7 @@ class Stack:
             "scorer": self.endpoints.scorer_http,
             "door": self.endpoints.door_http,
             "worker": self.endpoints.worker_http,
+            "sink": self.endpoints.sink_http,
         }
         deadline = time.monotonic() + timeout_s
         for name in names:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
+from cli.offline import offline_table, only_space
 from cli.progress import stage
 from cli.shelf import shelf
 from contracts.codec import CODEC_NAMES, CONTENT_FP16, CONTENT_INT8
@@ -29,6 +30,7 @@ from param_server.export import export_id_table, export_space
 from param_server.id_tables import id_table
 from param_server.inspection import TablesState, inspect_tables
 from param_server.offline import OfflineTable
+from param_server.offline_source import OfflineSource
 from param_server.own_vectors import VectorSource, open_vectors, own_digest, sealed_guard
 from param_server.record_file import RecordFiles
 from param_server.row_view import view_item
@@ -176,6 +178,26 @@ def load_table(var: Path, path: Path, table: str | None, restart: bool, as_json:
     _print_load(_with_redis(var, load), as_json)
 
 
+def load_offline(var: Path, root: str | None, space: str | None, restart: bool, as_json: bool) -> None:
+    """The newest record of every item of the offline table into its space."""
+    table = offline_table(var, root)
+
+    async def load(redis: Server) -> LoadReport:
+        await check_policy(redis)
+        with stage(_console(as_json), f"Loading {table.files.root}") as advance:
+            source = await asyncio.to_thread(OfflineSource.open, table, only_space(table, space))
+            async with _Commits(redis, source.space, None) as commit:
+                return await load_records(
+                    redis,
+                    source,
+                    commit=commit,
+                    resume=not restart,
+                    progress=lambda r, total: advance(r.skipped + r.rows, total),
+                )
+
+    _print_load(_with_redis(var, load), as_json)
+
+
 def load_vectors(
     var: Path,
     path: Path,
@@ -239,13 +261,15 @@ class _Commits:
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Commit:
-        settings, store, most = StoreSettings(), Store(self._redis), EncoderSettings().max_windows
+        settings, store, bounds = StoreSettings(), Store(self._redis), EncoderSettings()
         stream: Server = self._redis
         if settings.stream_url is not None:
             stream = connect(settings.stream_url, settings, "stream_url")
             self._closing.push_async_callback(stream.aclose)
-        change = await self._closing.enter_async_context(BulkChange(stream, self._space, most))
-        windows = Windows(store, stream, most)
+        change = await self._closing.enter_async_context(
+            BulkChange(stream, self._space, bounds.max_windows, bounds.max_window_bytes)
+        )
+        windows = Windows(store, stream, bounds.max_windows, bounds.max_window_bytes)
 
         async def commit(window: Window) -> npt.NDArray[np.bool_]:
             await change.hold()

@@ -64,7 +64,13 @@ def load(
         int | None, typer.Option(min=1, help="With --vectors: items that a new space is made for.")
     ] = None,
     offline: Annotated[
-        str | None, typer.Option(help="With --vectors: root of the offline table; empty for none.")
+        str | None, typer.Option(help="Root of the offline table; with --vectors empty for none.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", help="`offline`: rebuild a space from the offline table.")
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option("--space", help="With --from: the beginning of the space's id.")
     ] = None,
     id_table: IdTableName = None,
     restart: Restart = False,
@@ -72,11 +78,15 @@ def load(
     json: Json = False,
 ) -> None:
     """Parquet into the tables, resumed where it stopped; a newer record always stays."""
-    from cli.table import load_table, load_vectors
+    from cli.table import load_offline, load_table, load_vectors
 
-    if (path is None) == (vectors is None):
-        raise typer.BadParameter("name either a file of records or --vectors")
-    if path is not None:
+    if sum(given is not None for given in (path, vectors, source)) != 1:
+        raise typer.BadParameter("name either a file of records, --vectors or --from offline")
+    if source is not None:
+        if source != "offline":
+            raise typer.BadParameter("must be offline", param_hint="--from")
+        load_offline(var, offline, space, restart, json)
+    elif path is not None:
         load_table(var, path, id_table, restart, json)
     elif vectors is not None:
         if not name:

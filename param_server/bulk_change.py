@@ -7,13 +7,12 @@ import os
 import time
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from contracts.errors import RepcenterError
 from contracts.space import Space
-from param_server.connection import redis_errors
 from param_server.server import Server
-from param_server.window_stream import LONGEST_CHANGE_MS, ChangeNotice, window_stream
+from param_server.window_stream import DEFAULT_WINDOW_BYTES, LONGEST_CHANGE_MS, Announcements, ChangeNotice
 
 _LASTS_MS = LONGEST_CHANGE_MS
 _AGAIN_S = 15.0  # leaves a commit 45 s, retries and a busy server included
@@ -24,10 +23,11 @@ class BulkChange:
     out, and so does one that leaves with an error: a commit that it gave up may still wait at the server.
     """
 
-    def __init__(self, stream: Server, space: Space, max_windows: int) -> None:
-        """stream: a client of the stream's server; max_windows: entries that the space's stream keeps."""
-        self._stream, self._key = stream, window_stream(space.id)
-        self._max_windows = max_windows
+    def __init__(
+        self, stream: Server, space: Space, max_windows: int, max_bytes: int = DEFAULT_WINDOW_BYTES
+    ) -> None:
+        """stream: a client of the stream's server; the bounds: of the space's stream."""
+        self._announcements, self._space = Announcements(stream, max_windows, max_bytes), space
         self._writer = os.urandom(8).hex()
         self._sent_at = -float("inf")
         self._sending = asyncio.Lock()
@@ -51,6 +51,5 @@ class BulkChange:
                 await self._send(0)
 
     async def _send(self, lasts_ms: int) -> None:
-        fields: dict[Any, Any] = dict(ChangeNotice(self._writer, lasts_ms).fields())
-        async with redis_errors("announce a change"):
-            await self._stream.xadd(self._key, fields, maxlen=self._max_windows, approximate=True)
+        ((field, value),) = ChangeNotice(self._writer, lasts_ms).fields().items()
+        await self._announcements.add(self._space.id, field, value)

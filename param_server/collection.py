@@ -22,7 +22,7 @@ from param_server.removal import family_of, retire, unlink_rows
 from param_server.scripts import Script
 from param_server.server import Server
 from param_server.settings import GenerationSettings
-from param_server.window_stream import window_stream
+from param_server.window_stream import window_keys
 
 SETTLE_S = 2.0  # what was asked before every shard was retired has been answered
 LEASE_S = 10.0
@@ -128,6 +128,6 @@ async def _remove(
     removed = await unlink_rows(redis, part, family_of(part, stored), lease.beat, say)
     async with redis_errors(f"finish {part}"):
         if part.kind == "space":
-            await stream.unlink(cast(str, window_stream(part.name)))
+            await stream.unlink(*cast(list[str], window_keys(part.name)))
         await cast(Any, redis.hdel(cast(str, keys.collecting()), cast(str, part.field)))
     return removed

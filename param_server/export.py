@@ -49,7 +49,7 @@ async def export_space(redis: Server, space: Space, path: Path, progress: Progre
     with RecordFileWriter(path, space) as writer:
         async with aclosing(scan(redis, family)) as parts:
             async for part in parts:
-                ids, records, dead = _records(part.ids, part.values, space)
+                ids, records, dead = stored_records(part.ids, part.values, space)
                 await asyncio.to_thread(writer.write, ids, records)
                 report.records += len(ids) - dead
                 report.deleted += dead
@@ -57,7 +57,7 @@ async def export_space(redis: Server, space: Space, path: Path, progress: Progre
     return report
 
 
-def _records(ids: list[bytes], values: list[bytes], space: Space) -> tuple[list[str], Rows, int]:
+def stored_records(ids: list[bytes], values: list[bytes], space: Space) -> tuple[list[str], Rows, int]:
     """Stored rows -> ids, records (K,) with tombstones zero behind their headers, how many those are."""
     names = [_text(item_id) for item_id in ids]
     size = space.dtype.itemsize

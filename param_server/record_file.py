@@ -35,15 +35,16 @@ _ROW_GROUP = 65_536
 
 def to_table(window: Window) -> pa.Table:
     """A window as the rows of such a file."""
-    return pa.table(
-        [
-            pa.array(window.item_ids, pa.string()),
-            pa.array(window.records["sequence"]),
-            binary_column(window.records),
-            pa.array(np.full(len(window.item_ids), window.committed_ms, np.int64)),
-        ],
-        schema=_schema(window.space),
-    )
+    committed = np.full(len(window.item_ids), window.committed_ms, np.int64)
+    return rows_table(window.space, pa.array(window.item_ids, pa.string()), window.records, committed)
+
+
+def rows_table(
+    space: Space, item_ids: pa.Array, records: Rows, committed_ms: npt.NDArray[np.int64]
+) -> pa.Table:
+    """K rows of such a file. item_ids: K strings; records: (K,); committed_ms: (K,)."""
+    columns = [item_ids, pa.array(records["sequence"]), binary_column(records), pa.array(committed_ms)]
+    return pa.table(columns, schema=_schema(space))
 
 
 def space_of(schema: pa.Schema, where: str) -> Space:

@@ -8,19 +8,19 @@ from __future__ import annotations
 import dataclasses
 
 from contracts.window import Window, encode_window
-from param_server.connection import redis_errors
 from param_server.server import Server
 from param_server.store import Store
-from param_server.window_stream import WINDOW_FIELD, window_stream
+from param_server.window_stream import DEFAULT_WINDOW_BYTES, WINDOW_FIELD, Announcements
 
 
 class Windows:
     """The write path of content records. stream: a client of the stream's server."""
 
-    def __init__(self, store: Store, stream: Server, max_windows: int) -> None:
+    def __init__(
+        self, store: Store, stream: Server, max_windows: int, max_bytes: int = DEFAULT_WINDOW_BYTES
+    ) -> None:
         self._store = store
-        self._stream = stream
-        self._max_windows = max_windows
+        self._announcements = Announcements(stream, max_windows, max_bytes)
 
     async def commit(self, window: Window) -> Window:
         """Commit distinct items; what the table now holds of the window, with the table's own bytes.
@@ -48,10 +48,4 @@ class Windows:
         """Add the window message to the space's window stream; nothing where the window is empty."""
         if not window.item_ids:
             return
-        async with redis_errors("announce a window"):
-            await self._stream.xadd(
-                window_stream(window.space.id),
-                {WINDOW_FIELD: encode_window(window)},
-                maxlen=self._max_windows,
-                approximate=True,
-            )
+        await self._announcements.add(window.space.id, WINDOW_FIELD, encode_window(window))

@@ -1,4 +1,4 @@
-"""The write door and the encoder worker, wired on one screen; each is a process of its own."""
+"""The write door, the encoder worker and the sink, wired on one screen; each is a process of its own."""
 
 from __future__ import annotations
 
@@ -36,10 +36,13 @@ from realtime_infer.rest import create_app
 from realtime_infer.rpc import ItemsService, items_server
 from realtime_infer.sequences import Sequences
 from realtime_infer.settings import EncoderSettings
+from realtime_infer.sink import Sink
+from realtime_infer.sink_metrics import SinkMetrics
+from realtime_infer.sink_settings import SinkSettings
 from realtime_infer.statuses import Statuses
 from realtime_infer.worker import Worker
 
-DOOR_HTTP_PORT, WORKER_HTTP_PORT = 8081, 9090
+DOOR_HTTP_PORT, WORKER_HTTP_PORT, SINK_HTTP_PORT = 8081, 9090, 9091
 _READY_S = 1.0
 
 
@@ -58,6 +61,15 @@ class RunningWorker:
     http_url: str
     worker: Worker
     task: asyncio.Task[None]
+
+
+@dataclass(frozen=True)
+class RunningSink:
+    """A sink and where its health and metrics are."""
+
+    http_url: str
+    sink: Sink
+    metrics: SinkMetrics
 
 
 @contextlib.asynccontextmanager
@@ -93,7 +105,7 @@ async def open_worker(
         metrics, store = WorkerMetrics(), Store(table)
         _watch(metrics.links, table, stream)
         source = EncoderSource(store, Generations(table), settings)
-        windows = Windows(store, stream, settings.max_windows)
+        windows = Windows(store, stream, settings.max_windows, settings.max_window_bytes)
         sequences = Sequences(Ingest(stream, settings), stream, store)
         worker = Worker(PushQueue(stream, settings), windows, sequences, source, settings, metrics)
         app = FastAPI(title="Repcenter encoder worker", version="1", redirect_slashes=False)
@@ -113,6 +125,33 @@ async def open_worker(
                 yield RunningWorker(url, worker, task)
             finally:
                 worker.stop()
+                await task
+
+
+@contextlib.asynccontextmanager
+async def open_sink(settings: SinkSettings, store_settings: StoreSettings) -> AsyncIterator[RunningSink]:
+    """Start a sink; on leaving, it writes what it has read."""
+    async with _clients(store_settings) as (table, stream):
+        metrics = SinkMetrics()
+        _watch(metrics.links, table, stream)
+        sink = Sink(table, stream, settings.root(store_settings), settings, metrics)
+        app = FastAPI(title="Repcenter offline sink", version="1", redirect_slashes=False)
+        install_problems(app, "sink")
+
+        async def check() -> None:
+            sink.check()
+
+        async def expose() -> bytes:
+            return metrics.expose()
+
+        add_health(app, check, expose)
+        port = SINK_HTTP_PORT if settings.http_port is None else settings.http_port
+        async with http_server(app, settings.host, port, settings.stop_s) as url:
+            task = asyncio.create_task(sink.run())
+            try:
+                yield RunningSink(url, sink, metrics)
+            finally:
+                sink.stop()
                 await task
 
 
@@ -148,6 +187,21 @@ def run_worker(settings: EncoderSettings | None = None, store_settings: StoreSet
             await asyncio.wait({stopping, running.task}, return_when=asyncio.FIRST_COMPLETED)
             await cancel(saying)
             await cancel(stopping)
+
+    logging.basicConfig(level=logging.INFO)
+    asyncio.run(serve())
+
+
+def run_sink(settings: SinkSettings | None = None, store_settings: StoreSettings | None = None) -> None:
+    """The sink's process: prints `ready http=…`; SIGTERM or SIGINT: what was read is written first."""
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        on_signals(stop)
+        async with open_sink(settings or SinkSettings(), store_settings or StoreSettings()) as running:
+            on_signals(stop)
+            print(f"ready http={running.http_url}", flush=True)
+            await stop.wait()
 
     logging.basicConfig(level=logging.INFO)
     asyncio.run(serve())

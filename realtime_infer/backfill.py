@@ -83,7 +83,8 @@ async def backfill(
     if not 1 <= batch_size <= MAX_WINDOW:
         raise InvalidInput("batch_size", batch_size, f"must be 1 to {MAX_WINDOW}")
     settings = settings or EncoderSettings()
-    run = _Run(encoder, store, Windows(store, stream, settings.max_windows), offline_root)
+    windows = Windows(store, stream, settings.max_windows, settings.max_window_bytes)
+    run = _Run(encoder, store, windows, offline_root)
     began = time.perf_counter()
     await store.create_space(encoder.space)
     done = await asyncio.to_thread(run.ledger.read)

@@ -107,7 +107,15 @@ class EncoderSettings(BaseSettings):
         256 << 20, ge=1 << 20, description="Payload bytes of the dead letters kept; likewise."
     )
     max_windows: int = Field(
-        2_000, ge=1, description="Window messages kept in a window stream (approximately)."
+        2_000,
+        ge=1,
+        description="Window messages kept in a window stream; more where a sink has not written them yet.",
+    )
+    max_window_bytes: int = Field(
+        1 << 30,
+        ge=1 << 20,
+        description="Bytes of messages in a window stream, whatever the sink has written; what it then has "
+        "missed it takes from the table.",
     )
 
     max_behaviours: int = Field(

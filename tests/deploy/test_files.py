@@ -16,8 +16,9 @@ import pytest
 
 from cli.stack import PORTS
 from param_server.settings import StoreSettings
-from realtime_infer.app import DOOR_HTTP_PORT, WORKER_HTTP_PORT
+from realtime_infer.app import DOOR_HTTP_PORT, SINK_HTTP_PORT, WORKER_HTTP_PORT
 from realtime_infer.settings import EncoderSettings
+from realtime_infer.sink_settings import SinkSettings
 from serving.settings import ScorerSettings
 
 ROOT = Path(__file__).parents[2]
@@ -25,8 +26,8 @@ DEPLOY = ROOT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 yaml: Any = importlib.import_module("yaml")
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-SERVICES = ("scorer", "door", "worker")
-HTTP_PORTS = {"scorer": 8080, "door": DOOR_HTTP_PORT, "worker": WORKER_HTTP_PORT}
+SERVICES = ("scorer", "door", "worker", "sink")
+HTTP_PORTS = {"scorer": 8080, "door": DOOR_HTTP_PORT, "worker": WORKER_HTTP_PORT, "sink": SINK_HTTP_PORT}
 GRPC_PORTS = {"scorer": 50051, "door": 50052}
 
 
@@ -74,13 +75,14 @@ def test_yamllint_is_content() -> None:
 def test_compose_reads_the_file(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXTRA", extra)
     monkeypatch.setenv("REPCENTER_BUNDLES", "/srv/bundles")
+    monkeypatch.setenv("REPCENTER_OFFLINE", "/srv/offline")
     resolved = yaml.safe_load(check(*compose_command(), "-f", "deploy/compose.yaml", "config"))
     assert set(resolved["services"]) == {"valkey", *SERVICES}
     for name in SERVICES:
         service = resolved["services"][name]
         assert service["build"]["args"]["EXTRA"] == extra
         assert service["build"]["target"] == name
-        assert "/srv/bundles" in str(service["volumes"])
+        assert ("/srv/offline" if name == "sink" else "/srv/bundles") in str(service["volumes"])
 
 
 def test_compose_starts_what_up_starts() -> None:
@@ -100,13 +102,15 @@ def test_services_wait_for_valkey_and_are_confined(name: str) -> None:
     assert service["depends_on"] == {"valkey": {"condition": "service_healthy"}}
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
-    assert service["volumes"] == ["${REPCENTER_BUNDLES:-bundles}:/var/lib/repcenter:ro"]
+    bundles, offline = "${REPCENTER_BUNDLES:-bundles}", "${REPCENTER_OFFLINE:-offline}"
+    of_sink = f"{offline}:/var/lib/repcenter/offline"
+    assert service["volumes"] == [of_sink if name == "sink" else f"{bundles}:/var/lib/repcenter:ro"]
     assert service["environment"]["REPCENTER_REDIS_URL"] == "redis://valkey:6379/0"
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_variable_is_a_setting_of_the_process(name: str) -> None:
-    settings: Any = ScorerSettings if name == "scorer" else EncoderSettings
+    settings: Any = {"scorer": ScorerSettings, "sink": SinkSettings}.get(name, EncoderSettings)
     known = {f"REPCENTER_{field.upper()}" for field in (*settings.model_fields, *StoreSettings.model_fields)}
     in_image = set(re.findall(r"\b(REPCENTER_\w+)=", stage("runtime") + stage(name)))
     assert in_image | set(COMPOSE["services"][name]["environment"]) <= known
