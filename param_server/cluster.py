@@ -41,7 +41,7 @@ _REDIRECTS = (AskError, MovedError, TryAgainError, ClusterDownError, ReadOnlyErr
 _KEY_PLACES = {
     "EVALSHA": 3,
     "OBJECT": 2,
-    **dict.fromkeys(("DEL", "EXISTS", "EXPIRE", "GET", "INCR", "PERSIST", "SET", "TYPE", "UNLINK"), 1),
+    **dict.fromkeys(("DEL", "EXISTS", "EXPIRE", "GET", "INCR", "PERSIST", "SET", "TTL", "TYPE", "UNLINK"), 1),
     **dict.fromkeys(("HDEL", "HEXISTS", "HGET", "HGETALL", "HINCRBY", "HKEYS", "HLEN", "HMGET", "HSCAN"), 1),
     **dict.fromkeys(("HSET", "HSETNX", "HVALS", "LLEN", "LRANGE", "LTRIM", "RPUSH", "MEMORY USAGE"), 1),
     **dict.fromkeys(("SADD", "SCARD", "SISMEMBER", "SMEMBERS", "SREM"), 1),
