@@ -58,7 +58,8 @@ async def test_rows_spread_over_the_nodes_and_come_back_in_order(redis: Cluster)
     store, space = await filled(redis)
     state = await inspect_tables(redis, scanned=True)
     [only] = state.spaces
-    assert len(state.servers) == 3 and only.live == len(ITEMS) == sum(only.live_by_server)
+    assert len(state.servers) == 3
+    assert only.live == len(ITEMS) == sum(only.live_by_server)
     assert all(
         rows > 300 and server.slots for rows, server in zip(only.live_by_server, state.servers, strict=True)
     )
@@ -77,7 +78,8 @@ async def test_every_node_gets_its_share_in_one_round_trip(redis: Cluster) -> No
         await node.config_resetstat()
     await store.fetch(space, None, ITEMS[:1_000])
     read = await counts(redis, "cmdstat_hget")
-    assert sum(read.values()) == 1_000 and min(read.values()) > 200
+    assert sum(read.values()) == 1_000
+    assert min(read.values()) > 200
 
 
 async def test_every_primary_is_checked(redis: Cluster) -> None:
