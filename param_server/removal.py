@@ -78,6 +78,8 @@ async def unlink_rows(
             progress(done, family.buckets)
         await asyncio.sleep(max(_SHORTEST_REST_S, _REST * (time.perf_counter() - began)))
         await beat()
+    if progress is not None:
+        progress(family.buckets, family.buckets)
     return removed
 
 

@@ -385,4 +385,4 @@ def test_whatever_is_done_the_model_says_the_same(own_server: EmbeddedServer, tm
 def test_whatever_is_done_for_long_the_model_says_the_same(
     own_server: EmbeddedServer, tmp_path: Path
 ) -> None:
-    run_machine(own_server, tmp_path, examples=300, steps=60)
+    run_machine(own_server, tmp_path, examples=150, steps=60)
