@@ -6,7 +6,7 @@ An entry is written behind the rows that it tells of, and goes when the load is 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from contracts.manifest import canonical
@@ -14,15 +14,25 @@ from param_server import keys
 from param_server.connection import redis_errors
 from param_server.server import Server
 
-LEDGER_VERSION = 1
+LEDGER_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Progress:
-    """rows: all before this one are in the table; sequence: that the load gives, 0 where they bring some."""
+    """rows: all before this one are in the table; sequence: that the load gives, 0 where they bring some;
+    server: the `run_id` of who holds them."""
 
     rows: int
     sequence: int
+    server: str
+
+    def holds_on(self, server: str) -> bool:
+        """Whether what is told here can be believed of a server with this `run_id`.
+
+        One server that was restarted keeps its writes in their order: where the entry is, the rows before it
+        are. Of a cluster's nodes one may have lost rows that the entry, on another, tells of.
+        """
+        return self.server == server or " " not in server
 
 
 class LoadLedger:
@@ -39,11 +49,11 @@ class LoadLedger:
         document = json.loads(value) if value else {}
         if document.get("version") != LEDGER_VERSION:
             return None
-        return Progress(int(document["rows"]), int(document["sequence"]))
+        return Progress(int(document["rows"]), int(document["sequence"]), document["server"])
 
     async def write(self, progress: Progress) -> None:
         """Replace the entry."""
-        document = {"version": LEDGER_VERSION, "rows": progress.rows, "sequence": progress.sequence}
+        document = {"version": LEDGER_VERSION, **asdict(progress)}
         async with redis_errors("write how far a load is"):
             await cast(
                 Any,

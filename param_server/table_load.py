@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -91,9 +91,10 @@ async def load_records(
         await store.create_space(source.space)
         server = await run_id(redis)
         before = await ledger.read() if resume or restarts else None
-        if before is not None and not await _holds(store, source, before):
+        if before is not None and not (before.holds_on(server) and await _holds(store, source, before)):
             before = None
-        begin = before or Progress(0, await store.high_water() + 1 if own_sequence else 0)
+        begin = before or Progress(0, await store.high_water() + 1 if own_sequence else 0, server)
+        begin = replace(begin, server=server)
         await ledger.write(begin)
         report = LoadReport(source.space.id, begin.sequence, skipped=begin.rows)
         run = _Run(source, patient, ledger, report, begin)
@@ -171,7 +172,7 @@ class _Run:
             self._done.add(batch.end)
             while self._begun and self._begun[0] in self._done:
                 self._done.remove(self._begun[0])
-                self._through = Progress(self._begun.pop(0), self._through.sequence)
+                self._through = replace(self._through, rows=self._begun.pop(0))
             if time.monotonic() - self._noted > _NOTE_EVERY_S:
                 self._noted = time.monotonic()
                 await self.note()

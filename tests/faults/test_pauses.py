@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from contracts.bundle import Bundle
 from contracts.errors import Unavailable
@@ -22,9 +23,10 @@ from realtime_infer.encoder import Encoder
 from realtime_infer.ingest import Ingest
 from realtime_infer.push_status import PushState
 from realtime_infer.settings import EncoderSettings
+from realtime_infer.stream_keys import GROUP
 from tests.faults.faulty_server import FaultyServer
 from tests.param_server.samples import make_records, make_space
-from tests.realtime_infer.workers import ended, pending, process, until, wait_line
+from tests.realtime_infer.workers import ended, process, until, wait_line
 
 QUICK = StoreSettings(socket_timeout_s=0.2)
 
@@ -109,7 +111,7 @@ async def test_a_worker_that_slept_brings_nothing_old_back(
         async with asyncio.timeout(30):
             while True:  # stop it at moments until it is caught with a batch in its hands
                 os.kill(slow.pid, signal.SIGSTOP)
-                held = await pending(stream)
+                held = sum([await _held(stream, keys.pushes) for keys in await ingest.partitions.all()])
                 if held:
                     break
                 assert (await ingest.backlog()).entries, "it was done before it was caught"
@@ -124,8 +126,10 @@ async def test_a_worker_that_slept_brings_nothing_old_back(
             other.wait(15)
         before = (await Store(table).fetch(space, None, ids)).records.tobytes()
         os.kill(slow.pid, signal.SIGCONT)
-        await ingest.push(Item("last", {"title": "only the one that slept is left to do it"}))
-        await ended(ingest, ["last"], 30)
+        last = [f"last-{n}" for n in range(64)]  # some of every partition
+        for item_id in last:
+            await ingest.push(Item(item_id, {"title": "only the one that slept is left to do it"}))
+        await ended(ingest, last, 30)
     assert {status.state for status in statuses} == {PushState.SCOREABLE}
     assert (await Store(table).sequences(space, ids)).tolist() == newest
     assert (await Store(table).fetch(space, None, ids)).records.tobytes() == before
@@ -133,6 +137,12 @@ async def test_a_worker_that_slept_brings_nothing_old_back(
     outcomes["items_kept_at_their_newest"] += len(ids)
     await table.aclose()
     await stream.aclose()
+
+
+async def _held(stream: Redis, pushes: bytes) -> int:
+    """Entries of a partition that a worker holds."""
+    summary: Any = await stream.xpending(pushes, GROUP)
+    return int(summary["pending"])
 
 
 @pytest.mark.faults

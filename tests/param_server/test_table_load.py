@@ -24,6 +24,7 @@ from param_server.embedded import EmbeddedServer
 from param_server.export import export_id_table, export_space
 from param_server.id_rows import read_id_rows, write_id_rows
 from param_server.id_tables import id_table
+from param_server.load_ledger import Progress
 from param_server.offline import OfflineTable
 from param_server.record_file import RecordFiles, RecordFileWriter
 from param_server.rows import BrokenRow
@@ -194,6 +195,15 @@ async def test_a_server_that_is_restarted_in_the_middle_of_a_load_lacks_nothing(
         await redis.aclose()
         commit.server.kill()
         shutil.rmtree(directory)
+
+
+def test_a_ledger_of_a_cluster_is_believed_only_where_no_node_was_replaced() -> None:
+    one, three = Progress(5, 0, "a"), Progress(5, 0, "a b c")
+    assert one.holds_on("a")
+    assert one.holds_on("restarted")
+    assert three.holds_on("a b c")
+    assert not three.holds_on("a b d")
+    assert not one.holds_on("a b c")  # it has become a cluster since
 
 
 async def test_a_server_that_is_gone_for_a_moment_is_waited_for(redis: Redis, tmp_path: Path) -> None:
