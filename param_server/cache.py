@@ -25,8 +25,9 @@ from contracts.space import Space
 from contracts.window import Window
 from param_server import keys
 from param_server.frequency import Counts
+from param_server.id_index import Slots
 from param_server.single_flight import SingleFlight
-from param_server.slots import OVERHEAD, Slots, SlotTable
+from param_server.slots import OVERHEAD, SlotTable
 from param_server.store import Fetched, Store
 from param_server.window_follower import WindowFollower
 

@@ -9,13 +9,13 @@ Counts halve when ten questions per slot have been asked: what was popular yeste
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
 
 from contracts.codec import Rows
 from param_server.frequency import MOST, Counts, Frequency
+from param_server.id_index import IdIndex, Slots
 
 OVERHEAD = 208  # bytes of a row beside its own: an id of up to 36 characters, index entry, counters, sketch
 _STRETCH = 8  # slots that the hand looks at for each that is wanted
@@ -24,7 +24,6 @@ _HALVE_AFTER = 10  # questions per slot
 _SKETCH = 4  # counters per slot in each row of the sketch
 _REMEMBERED = 16_384  # ids whose counts outlive a clear()
 
-Slots = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Sequences = npt.NDArray[np.uint64]
 
@@ -40,8 +39,7 @@ class SlotTable:
         self._found = np.zeros(capacity, bool)
         self._sequences = np.zeros(capacity, np.uint64)
         self._uses = np.zeros(capacity, np.uint8)
-        self._ids: list[str | None] = [None] * capacity
-        self._index: dict[str, int] = {}
+        self._index = IdIndex(capacity)
         self._untouched = 0  # slots from here on were never used
         self._free: list[int] = []
         self._hand = 0
@@ -52,11 +50,11 @@ class SlotTable:
         return len(self._index)
 
     def __contains__(self, item_id: str) -> bool:
-        return item_id in self._index
+        return bool(self._index.find([item_id])[0] >= 0)
 
     def lookup(self, ids: Sequence[str]) -> Slots:
         """K ids -> (K,) slots, -1 where not resident."""
-        return np.fromiter(map(self._index.get, ids, repeat(-1)), np.int64, len(ids))
+        return self._index.find(ids)
 
     def read(self, slots: Slots) -> tuple[Rows, Flags]:
         """(K,) slots, none -1 -> copies: (K,) rows of dtype, found (K,) bool."""
@@ -101,9 +99,7 @@ class SlotTable:
             some = new[at : at + len(slots)]
             self._rows[slots], self._found[slots] = blob[some], found[some]
             self._sequences[slots], self._uses[slots] = told[some], counts[at : at + len(slots)]
-            for i, slot in zip(some.tolist(), slots.tolist(), strict=True):
-                self._index[ids[i]] = slot
-                self._ids[slot] = ids[i]
+            self._index.add([ids[i] for i in some.tolist()], slots)
             at += len(slots)
 
     def renew(self, ids: Sequence[str], rows: Rows, found: Flags, sequences: Sequences) -> None:
@@ -128,20 +124,15 @@ class SlotTable:
     def clear(self) -> None:
         """Nothing is resident any more; what was asked for is remembered."""
         self._frequency.expect(*self.hottest(_REMEMBERED))
-        self._index.clear()
-        self._ids = [None] * self.capacity
+        self._index = IdIndex(self.capacity)
         self._untouched, self._free, self._hand = 0, [], 0
 
     def hottest(self, most: int) -> tuple[list[str], Counts]:
         """The ids that were asked for most of what is resident, at most so many -> ids, (K,) uint8 counts."""
-        ids = list(self._index)
-        uses = self._uses[np.fromiter(self._index.values(), np.int64, len(ids))]
-        if len(ids) > most:
-            chosen = np.argpartition(-uses.astype(np.int16), most)[:most]
-        else:
-            chosen = np.arange(len(ids))
-        chosen = chosen[np.argsort(-uses[chosen].astype(np.int16), kind="stable")]
-        return [ids[i] for i in chosen.tolist()], uses[chosen]
+        slots = self._index.slots()
+        order = np.argsort(-self._uses[slots].astype(np.int16), kind="stable")
+        slots = slots[order[:most]]
+        return self._index.ids(slots), self._uses[slots]
 
     def resized(self, capacity: int) -> SlotTable:
         """Another table of so many slots with the rows that were asked for most."""
@@ -171,17 +162,14 @@ class SlotTable:
         self._hand = (self._hand + stretch) % self.capacity
         victims = seen[np.argsort(self._uses[seen], kind="stable")][: len(counts)]
         victims = victims[counts[: len(victims)] > self._uses[victims]]
-        for slot in victims.tolist():
-            del self._index[self._ids[slot]]
+        self._index.remove(victims)
         self.evictions += len(victims)
         return victims
 
     def _release(self, slots: Slots) -> None:
-        for slot in slots.tolist():
-            del self._index[self._ids[slot]]
-            self._ids[slot] = None
-            self._uses[slot] = 0
-            self._free.append(slot)
+        self._index.remove(slots)
+        self._uses[slots] = 0
+        self._free += slots.tolist()
 
     def _count(self, asked: int) -> None:
         self._asked += asked
@@ -191,7 +179,8 @@ class SlotTable:
 
     def resident(self) -> Iterator[tuple[str, bytes, bool, int]]:
         """Every resident id with its row, whether it was found, and its sequence."""
-        for item_id, slot in self._index.items():
+        slots = self._index.slots()
+        for item_id, slot in zip(self._index.ids(slots), slots.tolist(), strict=True):
             yield (
                 item_id,
                 self._rows[slot].tobytes(),
