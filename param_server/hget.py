@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from contracts.items import MAX_ID_BYTES
 from contracts.space import SHARDS
-from param_server.commands import Commands, commands
+from param_server.commands import Commands, commands, slots_of
 from param_server.keys import Family
 from param_server.round_trip import raise_error
 from param_server.server import Server, send
@@ -18,9 +18,11 @@ from param_server.server import Server, send
 _LENGTHS = tuple(b"$%d" % size for size in range(MAX_ID_BYTES + 1))
 
 
-def hgets(families: Sequence[Family], ids: Sequence[bytes]) -> Commands:
-    """An HGET per id in the first family, then in the next. ids: 1 to MAX_ID_BYTES bytes each, at least
-    one."""
+def hgets(
+    families: Sequence[Family], ids: Sequence[bytes], more: Sequence[tuple[bytes, bytes]] = ()
+) -> Commands:
+    """An HGET per id in the first family, then in the next, then one per key and field of `more`. ids: 1 to
+    MAX_ID_BYTES bytes each, at least one."""
     count = len(ids)
     lines = [b""] * (3 * count * len(families))
     slots = np.empty(count * len(families), np.int16)
@@ -31,15 +33,25 @@ def hgets(families: Sequence[Family], ids: Sequence[bytes]) -> Commands:
         head = b"*3\r\n$4\r\nHGET\r\n$%d\r\n" % family.key_bytes
         lines[3 * i * count : 3 * (i + 1) * count : 3] = family.keys(buckets, head)
         slots[i * count : (i + 1) * count] = family.slots[buckets % SHARDS]
+    for key, field in more:
+        lines += (b"*3\r\n$4\r\nHGET\r\n$%d\r\n%s" % (len(key), key), b"$%d" % len(field), field)
+    if more:
+        slots = np.concatenate([slots, slots_of([key for key, _ in more])])
     return Commands(lines, slots, width=3)
 
 
-async def hget(redis: Server, families: Sequence[Family], ids: Sequence[bytes]) -> list[bytes | None]:
-    """The rows of all ids in the first family, then in the next, in one round trip; None where absent.
+async def hget(
+    redis: Server,
+    families: Sequence[Family],
+    ids: Sequence[bytes],
+    more: Sequence[tuple[bytes, bytes]] = (),
+) -> list[bytes | None]:
+    """The rows of all ids in the first family, then in the next, then single fields by key and field, in one
+    round trip; None where absent. A server answers in this order.
 
     ids: 1 to MAX_ID_BYTES bytes each, at least one. Raises what the client raises.
     """
-    return await _strings(redis, hgets(families, ids))
+    return await _strings(redis, hgets(families, ids, more))
 
 
 async def hget_each(redis: Server, names: Sequence[bytes], field: bytes) -> list[bytes | None]:

@@ -87,7 +87,7 @@ def _batches(family: Family, shards: Sequence[int]) -> Iterator[list[Call]]:
     """Calls of unlink_rows, so many together that they are of about _BATCH buckets."""
     calls: list[Call] = []
     buckets = 0
-    for shard in shards:
+    for shard in reversed(shards):  # the first shard last: readers look at it
         names = family.keys(np.arange(shard, family.buckets, SHARDS))
         for start in range(0, len(names), _BATCH):
             some = names[start : start + _BATCH]

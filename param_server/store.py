@@ -144,7 +144,8 @@ class Store:
         """Content records and ID rows of K distinct ids in one round trip; none for no ids.
 
         id_table: several of one codec and dim lie over one another, the first that has a row of an id gives
-        it; an overlay brings its base. K is at most MAX_FETCH. Missing rows are masks, never defaults. Raises
+        it; an overlay brings its base. K is at most MAX_FETCH. Missing rows are masks, never defaults: where
+        an ID table is not there, or is being collected, nothing at all is found, not half. Raises
         TooLarge, InvalidInput, Conflict (an overlay whose base is not there), UnknownVersion (a stored row of
         another version), BrokenRow (a row of a wrong length).
         """
@@ -164,7 +165,11 @@ class Store:
         families = [_records(space), *(_id_rows(table.name, table.rows) for table in tables)]
         what = f"read space {space.id}"
         async with redis_errors(what):
-            replies = await hget(self._redis, families, keys.id_bytes(item_ids))
+            # Asked last: a collection retires every shard before it removes the first row.
+            witnesses = [(family.shard_keys[0], b"description") for family in families[1:]]
+            replies = await hget(self._redis, families, keys.id_bytes(item_ids), witnesses)
+        if replies[len(families) * count :] != list(map(id_table_description, tables)):
+            return Fetched(np.zeros(count, space.dtype), nothing, np.zeros(count, id_dtype), nothing)
         records, found = join_records(replies[:count], space.dtype, item_ids, what)
         id_rows, id_found = np.zeros(count, id_dtype), nothing
         for i, table in enumerate(tables, 1):
@@ -280,6 +285,9 @@ class Store:
         stored = await self._uses.create(Part("id_table", table.name), id_table_description(table))
         if stored is not None:
             raise _other_shape(table, stored)
+        shard = _id_rows(table.name, table.rows).shard_keys[0]  # where readers look whether it is there
+        async with redis_errors(f"load ID table {table.name}"):
+            await write_control(self._redis, (b"HSETNX", shard, b"description", id_table_description(table)))
 
     async def id_table_ready(self, table: IdTable) -> bool:
         """Whether the table is sealed, and its base. Conflict where a name belongs to another shape."""

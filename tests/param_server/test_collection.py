@@ -344,3 +344,22 @@ async def test_nothing_is_collected_where_a_manifest_cannot_be_read(redis: Redis
         await now(redis)
     assert (await Store(redis).fetch(old.space, old.id_table, ITEMS)).found.all()
     assert await redis.hlen(cast(str, keys.collecting())) == 0
+
+
+async def test_a_reader_that_lags_behind_finds_nothing_not_half(redis: Redis, tmp_path: Path) -> None:
+    """The space is shared and stays: an item without its ID row would be scored wrong and called ok."""
+    space, generations = make_space(), Generations(redis)
+    old = await published(redis, tmp_path, space, "old")
+    new = await published(redis, tmp_path, space, "new")
+    await generations.activate("home", new.id)
+    reader = Store(redis)
+    assert (await reader.fetch(space, old.id_table, ITEMS)).found.all()
+    await stop_after_marking(redis)
+    for _ in range(2):  # retired, then gone
+        got = await reader.fetch(space, old.id_table, ITEMS)
+        assert not got.found.any()
+        assert not got.id_found.any()
+        await now(redis)
+    got = await reader.fetch(space, new.id_table, ITEMS)
+    assert got.found.all()
+    assert got.id_found.sum() == 3
