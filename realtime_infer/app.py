@@ -30,6 +30,7 @@ from realtime_infer.event_metrics import EventMetrics
 from realtime_infer.event_rpc import EventsService
 from realtime_infer.events import Events
 from realtime_infer.ingest import Ingest
+from realtime_infer.load_pictures import open_pictures
 from realtime_infer.metrics import DoorMetrics, WorkerMetrics
 from realtime_infer.push_queue import PushQueue
 from realtime_infer.rest import create_app
@@ -101,13 +102,13 @@ async def open_worker(
     settings: EncoderSettings, store_settings: StoreSettings
 ) -> AsyncIterator[RunningWorker]:
     """Start a worker; on leaving, it finishes the batch in hand."""
-    async with _clients(store_settings) as (table, stream):
+    async with _clients(store_settings) as (table, stream), open_pictures(settings) as pictures:
         metrics, store = WorkerMetrics(), Store(table)
         _watch(metrics.links, table, stream)
         source = EncoderSource(store, Generations(table), settings)
         windows = Windows(store, stream, settings.max_windows, settings.max_window_bytes)
         sequences = Sequences(Ingest(stream, settings), stream, store)
-        worker = Worker(PushQueue(stream, settings), windows, sequences, source, settings, metrics)
+        worker = Worker(PushQueue(stream, settings), windows, sequences, source, settings, metrics, pictures)
         app = FastAPI(title="Repcenter encoder worker", version="1", redirect_slashes=False)
         install_problems(app, "worker")
 

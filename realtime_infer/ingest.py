@@ -19,6 +19,7 @@ from contracts.errors import InvalidInput, NotFound, Overloaded, Unavailable
 from contracts.items import Item, check_item, check_item_id
 from param_server.connection import redis_errors
 from param_server.server_checks import Durability, check_durable, check_policy
+from realtime_infer.fetch import PictureSources
 from realtime_infer.partitions import Partitions
 from realtime_infer.push_entry import encode_delete, encode_push
 from realtime_infer.push_status import PushState, PushStatus, Receipt
@@ -47,6 +48,7 @@ class Ingest:
     def __init__(self, stream: Redis, settings: EncoderSettings) -> None:
         self._stream = stream
         self._settings = settings
+        self._pictures = PictureSources(settings.fetch_limits())  # asked what is allowed; the worker fetches
         self.partitions = Partitions(stream, settings.stream_partitions)
         self._durability: Durability | None = None
         self._in_flight = 0
@@ -81,7 +83,7 @@ class Ingest:
         Raises InvalidInput or TooLarge (nothing was accepted), Overloaded (backlog full), Unavailable
         (whether it was accepted is unknown: push again, the newer one wins).
         """
-        check_item(item)
+        self._pictures.check(check_item(item))
         if item.image is not None and not item.image:
             raise InvalidInput("image", item.image, "is empty")
         if not item.has_picture and not any(text.strip() for text in item.text.values()):

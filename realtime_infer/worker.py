@@ -17,13 +17,16 @@ import numpy as np
 
 from contracts.codec import tombstones
 from contracts.errors import Conflict, DeadlineExceeded, RepcenterError, Unavailable
+from contracts.items import Item
 from contracts.window import Window
 from param_server.windows import Windows
 from realtime_infer.delivery import Delivery, Settlement
 from realtime_infer.encoder import Encoder
 from realtime_infer.encoder_source import EncoderSource
-from realtime_infer.isolate import encode_isolated
+from realtime_infer.isolate import run_isolated
+from realtime_infer.load_pictures import PictureLoader
 from realtime_infer.metrics import WorkerMetrics
+from realtime_infer.pictures import Pictures
 from realtime_infer.push_entry import ITEM_ID, SEQUENCE, PushEntry, decode_entry
 from realtime_infer.push_queue import PushQueue
 from realtime_infer.push_status import PushState
@@ -56,12 +59,14 @@ class Worker:
         source: EncoderSource,
         settings: EncoderSettings,
         metrics: WorkerMetrics,
+        pictures: PictureLoader,
     ) -> None:
         self._queue = queue
         self._windows = windows
         self._sequences = sequences
         self._source = source
         self._settings = settings
+        self._pictures = pictures
         self.metrics = metrics
         self._stop = asyncio.Event()
         self._not_ready: RepcenterError = Unavailable("the worker is starting")
@@ -149,7 +154,14 @@ class Worker:
         await self._patiently(lambda: self._queue.encoding(batch))
         batch = await self._patiently(lambda: self._queue.fetch(batch))
         with self.metrics.stage("encode"):
-            window, ends = await asyncio.to_thread(_encode_batch, encoder, batch)
+            loop = asyncio.get_running_loop()
+
+            def load(items: Sequence[Item], size: tuple[int, int]) -> Pictures:
+                return asyncio.run_coroutine_threadsafe(self._pictures.load(items, size), loop).result()
+
+            window, ends = await self._patiently(
+                lambda: asyncio.to_thread(_encode_batch, encoder, batch, load)
+            )
         self.metrics.encoded(window)
         if window.item_ids:
             with self.metrics.stage("commit"):
@@ -199,7 +211,11 @@ class Worker:
         self.metrics.ready.set(ready)
 
 
-def _encode_batch(encoder: Encoder, batch: Sequence[Delivery]) -> tuple[Window, list[Settlement]]:
+def _encode_batch(
+    encoder: Encoder,
+    batch: Sequence[Delivery],
+    load: Callable[[Sequence[Item], tuple[int, int]], Pictures],
+) -> tuple[Window, list[Settlement]]:
     """Entries -> the window to commit and how each entry ends once it is. Runs in a thread.
 
     Everything is encoded before the newest of each item is chosen, so a poison push does not take an
@@ -217,7 +233,8 @@ def _encode_batch(encoder: Encoder, batch: Sequence[Delivery]) -> tuple[Window, 
         (deletes if entry.item is None else pushes).append((delivery, entry))
     items = [entry.item for _, entry in pushes if entry.item is not None]
     sequences = np.array([entry.sequence for _, entry in pushes], dtype=np.uint64)
-    good, rows, failures = encode_isolated(encoder, items, sequences)
+    prepared = encoder.prepare(items, load(items, encoder.picture_size))
+    good, rows, failures = run_isolated(encoder, prepared, sequences)
     ends += [Settlement(pushes[i][0], PushState.DEAD, error) for i, error in failures.items()]
     ends += [Settlement(pushes[i][0], PushState.SCOREABLE) for i in good.tolist()]
     ends += [Settlement(delivery, PushState.DELETED) for delivery, _ in deletes]
