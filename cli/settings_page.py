@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
-from param_server.settings import GenerationSettings, StoreSettings
+from param_server.settings import AccessSettings, GenerationSettings, StoreSettings
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.sink_settings import SinkSettings
 from serving.settings import ScorerSettings
@@ -16,6 +16,7 @@ _PAGES: tuple[tuple[str, type[BaseSettings]], ...] = (
     ("Scorer", ScorerSettings),
     ("Write door and encoder worker", EncoderSettings),
     ("Offline sink", SinkSettings),
+    ("`repcenter table acl`", AccessSettings),
 )
 
 

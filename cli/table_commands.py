@@ -122,6 +122,29 @@ def verify(
     verify_table(var, path, id_table, sample, json)
 
 
+@table_app.command("acl")
+def acl(
+    generate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw a password for each role that has none in REPCENTER_ACL_<ROLE>_PASSWORD; written to "
+            "this new file, NAME=VALUE per line, which only its owner may read."
+        ),
+    ] = None,
+    setuser: Annotated[
+        bool, typer.Option("--setuser", help="ACL SETUSER lines for a running server, not a users file.")
+    ] = False,
+    before_7_2: Annotated[
+        bool, typer.Option("--before-7-2", help="For Redis 7.0, which does not know all the commands.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """The servers' users: what scorer, encoder and admin may do. Without a password a user is off."""
+    from cli.access import print_access
+
+    print_access(generate, setuser, before_7_2, json)
+
+
 def plan_memory(
     items: Annotated[str, typer.Option(help="Items, such as 16e6.")],
     modalities: Annotated[int, typer.Option(min=1, max=7, help="Vectors of an item.")] = 3,

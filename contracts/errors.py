@@ -12,6 +12,7 @@ RepcenterError                     code
 ├── ProviderUnavailable            unavailable        the execution provider was not obtained
 ├── Overloaded                     overloaded         refused to keep the latency of others; retry later
 ├── Unavailable                    unavailable        a part that we need is not there now
+│   └── NotPermitted               unavailable        it is there but refuses this process's user
 └── DeadlineExceeded               deadline           the caller's time ran out
 
 Errors know nothing of HTTP or gRPC: each door owns one table from `code` to its own statuses.
@@ -138,6 +139,10 @@ class Unavailable(RepcenterError):
     """A part that we need is not there now."""
 
     code = "unavailable"
+
+
+class NotPermitted(Unavailable):
+    """A server is there but its user of this process lacks a permission."""
 
 
 class DeadlineExceeded(RepcenterError):

@@ -15,7 +15,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from contracts.errors import DeadlineExceeded, InvalidInput, Unavailable
+from contracts.errors import DeadlineExceeded, InvalidInput, NotPermitted, Unavailable
+from param_server.access import missing_rule
 from param_server.breaker import BreakerLimits
 from param_server.cluster import Cluster
 from param_server.link import Link, LinkPool
@@ -162,4 +163,6 @@ async def redis_errors(what: str) -> AsyncIterator[None]:
     except (RedisConnectionError, ResponseError, OSError) as error:
         if isinstance(error, asyncio.TimeoutError):
             raise DeadlineExceeded(f"{what}: the caller's time ran out") from error
+        if (rule := missing_rule(error)) is not None:
+            raise NotPermitted(f"{what}: {rule} ({error})") from error
         raise Unavailable(f"{what}: {tls_reason(error) or error}") from error

@@ -8,7 +8,7 @@ from typing import Literal
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from contracts.errors import Unavailable
+from contracts.errors import NotPermitted, Unavailable
 from contracts.items import MAX_ID_BYTES
 from contracts.space import ROWS_PER_BUCKET
 from param_server.connection import redis_errors
@@ -65,7 +65,8 @@ async def _check_layout(address: str, redis: Redis, row_bytes: int) -> None:
         config = await redis.config_get("hash-max-listpack-*")
     except ResponseError as error:
         log.warning(
-            "CONFIG GET is refused (%s), so the layout of hashes cannot be checked; see to it that %s",
+            "CONFIG GET is refused (%s), so the layout of hashes cannot be checked; "
+            "run: ACL SETUSER <user> +config|get, or see to it that %s",
             error,
             " and ".join(f"{name} is at least {value}" for name, value in least.items()),
         )
@@ -114,7 +115,7 @@ async def _config(redis: Redis, pattern: str) -> dict[str, str]:
     try:
         reply = await redis.config_get(pattern)
     except ResponseError as error:
-        raise Unavailable(
+        raise NotPermitted(
             f"CONFIG GET is refused ({error}), so durability cannot be checked; run: "
             "ACL SETUSER <user> +config|get"
         ) from error

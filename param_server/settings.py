@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -152,4 +152,20 @@ class GenerationSettings(BaseSettings):
         default=604_800,
         ge=0,
         description="the same for a space or ID table that no generation ever named, or that is being loaded",
+    )
+
+
+class AccessSettings(BaseSettings):
+    """Passwords of the servers' users, for `repcenter table acl`; a process has its own in its URLs."""
+
+    model_config = SettingsConfigDict(env_prefix="REPCENTER_", extra="ignore", frozen=True)
+
+    acl_scorer_password: SecretStr | None = Field(
+        default=None, description="password of the user repcenter-scorer, 16 characters or more"
+    )
+    acl_encoder_password: SecretStr | None = Field(
+        default=None, description="password of the user repcenter-encoder, likewise"
+    )
+    acl_admin_password: SecretStr | None = Field(
+        default=None, description="password of the user repcenter-admin, likewise"
     )
