@@ -24,6 +24,15 @@ def running_endpoints(var: Path) -> dict[str, str]:
     return {str(k): str(v) for k, v in document.items()} if isinstance(document, dict) else {}
 
 
+def stream_url(var: Path) -> str | None:
+    """The streams' server beside the one that `shelf(var, reuse=True)` gives; None: it is the same."""
+    settings = StoreSettings()
+    if settings.stream_url is not None or settings.redis_url is not None:
+        return settings.stream_url
+    running = running_endpoints(var)
+    return running.get("stream_url") if running.get("stream_url") != running.get("redis_url") else None
+
+
 @contextlib.contextmanager
 def shelf(var: Path, *, reuse: bool = False) -> Iterator[str]:
     """The URL of the Redis to use; an embedded server started here is stopped at the end.

@@ -20,6 +20,8 @@ from rich.console import Console
 
 from cli.shelf import ENDPOINTS_FILE, shelf
 from contracts.errors import Unavailable
+from param_server.connection import redacted
+from param_server.settings import StoreSettings
 
 _HOST = "127.0.0.1"
 _STOP_S = 20.0
@@ -36,9 +38,11 @@ PORTS = {
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where the parts of a running stack listen; also written to <var>/endpoints.json."""
+    """Where the parts of a running stack listen; also written to <var>/endpoints.json, for its owner only,
+    since URLs may hold passwords. stream_url: that of the tables where one server has both."""
 
     redis_url: str
+    stream_url: str
     scorer_http: str
     scorer_grpc: str
     door_http: str
@@ -55,6 +59,7 @@ class Stack:
         self._var = var
         self.endpoints = Endpoints(
             redis_url=redis_url,
+            stream_url=StoreSettings().stream_url or redis_url,
             scorer_http=f"http://{_HOST}:{ports['scorer_http']}",
             scorer_grpc=f"{_HOST}:{ports['scorer_grpc']}",
             door_http=f"http://{_HOST}:{ports['door_http']}",
@@ -75,7 +80,14 @@ class Stack:
         (self._var / "logs").mkdir(parents=True, exist_ok=True)
         for name in self._services:
             self.launch(name)
-        (self._var / ENDPOINTS_FILE).write_text(json.dumps(asdict(self.endpoints), indent=2) + "\n")
+        self.tell()
+
+    def tell(self) -> None:
+        """Write endpoints.json."""
+        path = self._var / ENDPOINTS_FILE
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(json.dumps(asdict(self.endpoints), indent=2) + "\n")
 
     def launch(self, name: str) -> None:
         """Start one service on its ports, in place of a process that has ended."""
@@ -178,9 +190,14 @@ def run_stack(var: Path) -> None:
     console = Console()
     with shelf(var) as redis_url, running_stack(var, redis_url) as stack:
         stack.wait_ready(("door",))
-        console.print_json(json.dumps(asdict(stack.endpoints)))
+        console.print_json(json.dumps(shown(stack.endpoints)))
         console.print("The scorer and the worker are ready once a generation is active. Ctrl-C stops.")
         wait_for_signal(stack)
+
+
+def shown(endpoints: Endpoints) -> dict[str, str]:
+    """What may be printed: no password."""
+    return {name: redacted(url) if name.endswith("_url") else url for name, url in asdict(endpoints).items()}
 
 
 def answers_http(url: str) -> bool:

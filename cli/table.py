@@ -18,7 +18,7 @@ from rich.table import Table
 
 from cli.offline import offline_table, only_space
 from cli.progress import stage
-from cli.shelf import shelf
+from cli.shelf import shelf, stream_url
 from contracts.codec import CODEC_NAMES, CONTENT_FP16, CONTENT_INT8
 from contracts.errors import Conflict, InvalidInput, NotFound
 from contracts.items import AttributeField
@@ -166,7 +166,7 @@ def load_table(var: Path, path: Path, table: str | None, restart: bool, as_json:
             if table is not None:
                 return await load_id_rows(redis, path, table, lambda r, total: advance(r.rows, total))
             source = await asyncio.to_thread(RecordFiles.open, path)
-            async with _Commits(redis, source.space, None) as commit:
+            async with _Commits(redis, source.space, None, stream_url(var)) as commit:
                 return await load_records(
                     redis,
                     source,
@@ -224,7 +224,7 @@ def load_vectors(
             space = file.space(digest, existing, codec=_CODECS[codec], capacity=capacity)
             await Store(redis).create_space(space)
             source = VectorSource(file, space, await sealed_guard(redis, file, space))
-            async with _Commits(redis, space, root or None) as commit:
+            async with _Commits(redis, space, root or None, stream_url(var)) as commit:
                 return await load_records(
                     redis,
                     source,
@@ -255,16 +255,18 @@ class _Commits:
     """How a load commits: who may have cached rows is told first; then the table is written, then the offline
     table."""
 
-    def __init__(self, redis: Server, space: Space, offline_root: str | None) -> None:
+    def __init__(self, redis: Server, space: Space, offline_root: str | None, stream_url: str | None) -> None:
+        """stream_url: of the streams' server, None where it is the tables'."""
         self._redis, self._space = redis, space
+        self._stream_url = stream_url
         self._offline = OfflineTable(offline_root) if offline_root is not None else None
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Commit:
-        settings, store, bounds = StoreSettings(), Store(self._redis), EncoderSettings()
+        store, bounds = Store(self._redis), EncoderSettings()
         stream: Server = self._redis
-        if settings.stream_url is not None:
-            stream = connect(settings.stream_url, settings, "stream_url")
+        if self._stream_url is not None:
+            stream = connect(self._stream_url, StoreSettings(), "stream_url")
             self._closing.push_async_callback(stream.aclose)
         change = await self._closing.enter_async_context(
             BulkChange(stream, self._space, bounds.max_windows, bounds.max_window_bytes)

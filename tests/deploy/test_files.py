@@ -11,11 +11,13 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from cli.stack import PORTS
-from param_server.settings import StoreSettings
+from param_server.access import ENCODER, SCORER
+from param_server.settings import AccessSettings, StoreSettings
 from realtime_infer.app import DOOR_HTTP_PORT, SINK_HTTP_PORT, WORKER_HTTP_PORT
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.sink_settings import SinkSettings
@@ -67,8 +69,27 @@ def test_hadolint_is_content() -> None:
     assert check(program("hadolint"), "deploy/Dockerfile") == ""
 
 
-def test_yamllint_is_content() -> None:
-    assert check(program("yamllint"), "--strict", "deploy/compose.yaml") == ""
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.acl.yaml"])
+def test_yamllint_is_content(name: str) -> None:
+    assert check(program("yamllint"), "--strict", f"deploy/{name}") == ""
+
+
+def test_with_users_each_process_has_its_own() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.acl.yaml").read_text())["services"]
+    assert set(services) == {"valkey", *SERVICES}
+    command, (mounted,) = services["valkey"]["command"], services["valkey"]["volumes"]
+    assert (
+        command[: len(COMPOSE["services"]["valkey"]["command"])] == COMPOSE["services"]["valkey"]["command"]
+    )
+    assert command[command.index("--aclfile") + 1] == mounted.split(":")[1]
+    for name in SERVICES:
+        role = SCORER if name == "scorer" else ENCODER
+        url = urlsplit(services[name]["environment"]["REPCENTER_REDIS_URL"])
+        assert url.username == role.user
+        assert url.password == f"${{REPCENTER_ACL_{role.name.upper()}_PASSWORD:?}}"
+        assert f"acl_{role.name}_password" in AccessSettings.model_fields
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert f"deploy/{mounted.split(':')[0].removeprefix('./')}" in ignored
 
 
 @pytest.mark.parametrize("extra", ["cpu", "gpu"])
