@@ -32,19 +32,7 @@ _CLUSTER = (
     "readonly",
     "readwrite",
 )
-_READ = (
-    "get",
-    "mget",
-    "hget",
-    "hmget",
-    "hgetall",
-    "hvals",
-    "hlen",
-    "hscan",
-    "smembers",
-    "sismember",
-    "exists",
-)
+_READ = ("get", "hget", "hmget", "hgetall", "hvals", "hlen", "hscan", "smembers", "sismember")
 _READ_STREAM = ("xread", "xrange", "xrevrange", "xlen", "xinfo|stream")
 _SCRIPTS = ("evalsha", "eval", "script|load", "time")
 _DURABLE = ("config|get", "command|list", "waitaof", "wait")
@@ -99,9 +87,21 @@ ENCODER = Role(
         *_READ_STREAM,
         *_SCRIPTS,
         *_DURABLE,
-        *("set", "incr", "incrby", "decrby", "hset", "hsetnx", "hincrby", "hdel", "del", "expire", "persist"),
-        *("rpush", "ltrim", "lrange", "xadd", "xdel", "xack", "xtrim"),
-        *("xgroup|create", "xreadgroup", "xpending", "xclaim", "xautoclaim"),
+        *(
+            "set",
+            "incr",
+            "incrby",
+            "decrby",
+            "hset",
+            "hsetnx",
+            "hincrby",
+            "hdel",
+            "hstrlen",
+            "expire",
+            "persist",
+        ),
+        *("rpush", "ltrim", "lrange", "llen", "xadd", "xdel", "xack"),
+        *("xgroup|create", "xreadgroup", "xpending", "xclaim"),
     ),
     reads=(_CONTROL,),
     writes=(*_ROWS, *_USERS, *_WINDOWS, *_PUSHES, "rc2:{c}:spaces"),
@@ -111,8 +111,8 @@ ADMIN = Role(
     "all of ours: create, load, publish, activate, collect, export; and what the others do",
     (
         *ENCODER.commands,
-        *("hexists", "sadd", "srem", "unlink", "type", "ttl", "dbsize", "scan"),
-        *("memory|usage", "object|encoding", "xgroup|destroy", "xgroup|delconsumer", "xinfo|groups"),
+        *("hexists", "sadd", "srem", "unlink", "scan"),
+        *("memory|usage", "memory|stats", "object|encoding"),
     ),
     reads=(),
     writes=("rc2:*",),

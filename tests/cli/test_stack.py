@@ -8,7 +8,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from redis.asyncio import Redis
 
 from cli.shelf import running_endpoints, shelf, stream_url
 from cli.stack import Stack, shown
@@ -17,14 +16,13 @@ from param_server.settings import StoreSettings
 from realtime_infer.stream_keys import Partition
 from tests.access import PASSWORDS, guarded, url_of
 
+PARTITIONS = 8  # of a new stream
+
 
 async def length(url: str) -> int:
+    """Entries of all partitions of the push stream."""
     async with connect(url, StoreSettings()) as redis:
-        return await _length(redis)
-
-
-async def _length(redis: Redis) -> int:
-    return int(await redis.xlen(Partition().pushes))
+        return sum([int(await redis.xlen(Partition(number).pushes)) for number in range(PARTITIONS)])
 
 
 async def test_a_stack_pushes_to_the_streams_server_and_shows_no_password(

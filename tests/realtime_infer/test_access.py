@@ -35,19 +35,22 @@ async def test_everything_an_encoder_does_it_may(
             connect(url_of(servers.tables, "encoder"), settings) as tables,
             connect(url_of(servers.streams, "encoder"), settings) as streams,
         ):
+            one = encoder_settings.model_copy(update={"stream_partitions": 1})  # to look into
             store = Store(tables)
-            report = await backfill(ITEMS, encoder, store, streams, str(tmp_path / "offline"), batch_size=5)
+            report = await backfill(
+                ITEMS, encoder, store, streams, str(tmp_path / "offline"), batch_size=5, settings=one
+            )
             assert (report.committed, report.failed) == (12, 0)
 
-            ingest = Ingest(streams, encoder_settings)
+            ingest = Ingest(streams, one)
             await ingest.push(Item("left behind", {"title": "by a worker that died"}))
-            gone = PushQueue(streams, encoder_settings.model_copy(update={"consumer": "gone"}))
+            gone = PushQueue(streams, one.model_copy(update={"consumer": "gone"}))
             await gone.open()
             assert len(await gone.read()) == 1
 
             async with (
-                open_door(encoder_settings, settings) as door,
-                working(encoder_settings, settings),
+                open_door(one, settings) as door,
+                working(one, settings),
                 httpx.AsyncClient(base_url=door.http_url, timeout=15) as http,
             ):
                 await ended(ingest, ["left behind"])
