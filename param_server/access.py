@@ -38,6 +38,7 @@ _SCRIPTS = ("evalsha", "eval", "script|load", "time")
 _DURABLE = ("config|get", "command|list", "waitaof", "wait")
 _SINCE_7_2 = ("client|setinfo", "waitaof")
 _CONTROL = "rc2:{c}:*"
+_CREATE = ("rc2:{c}:spaces", "rc2:{c}:used", "rc2:{c}:collecting")  # what creating a space looks at
 _ROWS = ("rc2:r:*", "rc2:m:*")
 _ID_ROWS = ("rc2:i:*", "rc2:t:*")
 _USERS = ("rc2:u:*",)
@@ -87,31 +88,20 @@ ENCODER = Role(
         *_READ_STREAM,
         *_SCRIPTS,
         *_DURABLE,
-        *(
-            "set",
-            "incr",
-            "incrby",
-            "decrby",
-            "hset",
-            "hsetnx",
-            "hincrby",
-            "hdel",
-            "hstrlen",
-            "expire",
-            "persist",
-        ),
+        *("set", "incr", "incrby", "decrby", "expire", "persist"),
+        *("hset", "hsetnx", "hincrby", "hdel", "hstrlen", "hexists"),
         *("rpush", "ltrim", "lrange", "llen", "xadd", "xdel", "xack"),
         *("xgroup|create", "xreadgroup", "xpending", "xclaim"),
     ),
     reads=(_CONTROL,),
-    writes=(*_ROWS, *_USERS, *_WINDOWS, *_PUSHES, "rc2:{c}:spaces"),
+    writes=(*_ROWS, *_USERS, *_WINDOWS, *_PUSHES, *_CREATE),
 )
 ADMIN = Role(
     "admin",
     "all of ours: create, load, publish, activate, collect, export; and what the others do",
     (
         *ENCODER.commands,
-        *("hexists", "sadd", "srem", "unlink", "scan"),
+        *("sadd", "srem", "unlink", "del", "exists", "pttl", "hkeys", "scan"),
         *("memory|usage", "memory|stats", "object|encoding"),
     ),
     reads=(),

@@ -77,7 +77,8 @@ class Uses:
         place = keys.spaces() if part.kind == "space" else keys.id_tables()
         async with redis_errors(f"use {part}"):
             reply = await self._script(
-                [place, keys.used(), keys.collecting(), keys.id_tables_sealed()],
+                # a key in a call is one that the caller's user must be allowed to write
+                [place, keys.used(), keys.collecting(), *([keys.id_tables_sealed()] if step else [])],
                 [part.name.encode(), part.field, value, step],
             )
         if reply[0] == b"collecting":

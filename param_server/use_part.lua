@@ -1,6 +1,6 @@
 -- Make a space or an ID table known, say that it is in use, or call an ID table sealed.
--- KEYS: spaces or ID tables, used, collecting, sealed ones. ARGV: its name there, its part, its header or
--- description ("" = it must be there), "seal" or "".
+-- KEYS: spaces or ID tables, used, collecting, to seal also sealed ones. ARGV: its name there, its part, its header
+-- or description ("" = it must be there), "seal" or "".
 -- Reply: {"ok"}, {"collecting"}, {"absent"}, or {"other", what is stored under the name}.
 local call = redis.call
 if call('HEXISTS', KEYS[3], ARGV[2]) == 1 then

@@ -27,12 +27,14 @@ from contracts.manifest import IdTable
 from param_server import keys
 from param_server.access import ADMIN, ENCODER, ROLES, SCORER, Role, users_file
 from param_server.behaviours import Behaviours
+from param_server.collection import collect, plan_collection
 from param_server.connection import connect, redis_errors
 from param_server.embedded import EmbeddedServer
 from param_server.generations import Generations
 from param_server.id_rows import write_id_rows
+from param_server.pins import Pins
 from param_server.server_checks import check_durable, check_layout
-from param_server.settings import StoreSettings
+from param_server.settings import GenerationSettings, StoreSettings
 from param_server.store import Store
 from realtime_infer.stream_keys import Partition
 from tests.access import PASSWORDS, guarded, guarded_server, url_of
@@ -191,6 +193,29 @@ def test_an_admin_loads_looks_exports_and_compares(
     printed = capsys.readouterr().out
     assert '"matched": 30' in printed or '"rows": 30' in printed
     assert '"item_id": "i29"' in printed.splitlines()[-1]
+
+
+async def test_an_admin_pins_and_collects(tmp_path: Path) -> None:
+    at_once = GenerationSettings(collect_grace_s=0, collect_unpublished_s=0, collect_keep=0)
+    with guarded_server(tmp_path / "s") as server:
+        async with client(server, ADMIN) as redis, client(server, ENCODER) as encoder:
+            store, unused = Store(redis), IdTable("unused", ID_INT8, 16, 3)
+            await store.create_space(SPACE)
+            await store.commit_window(make_window(SPACE, ["a"], [7]))
+            await store.load_id_rows(unused, ["a", "b", "c"], make_id_rows(3))
+            await store.seal_id_table(unused)
+            await Pins(redis).pin(SPACE.id, "for the test")
+            assert str((await plan_collection(redis, at_once))[0]) != ""
+            await collect(redis, at_once, settle_s=0, lease_s=0.5)
+            assert [space.id for space in await store.spaces()] == [SPACE.id]
+            await Pins(redis).unpin(SPACE.id)
+            await collect(redis, at_once, settle_s=0, lease_s=0.5)
+            assert await store.spaces() == []
+            assert await store.high_water() == 7
+            with pytest.raises(NotPermitted):
+                await Pins(encoder).pin(SPACE.id, "no")
+            with pytest.raises(NotPermitted):
+                await collect(encoder, at_once, settle_s=0, lease_s=0.5)
 
 
 def test_rules_hold_digests_and_refuse_short_passwords() -> None:

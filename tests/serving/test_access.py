@@ -12,9 +12,11 @@ from contracts.bundle import Bundle
 from contracts.errors import Unavailable
 from contracts.events import Event
 from contracts.request import Behaviour, ScoreRequest
+from param_server.activation import check_generation
+from param_server.activation_log import read_log
 from param_server.behaviours import Behaviours
 from param_server.connection import connect
-from param_server.settings import StoreSettings
+from param_server.settings import GenerationSettings, StoreSettings
 from serving.app import open_scorer
 from serving.client import GrpcClient, HttpClient
 from serving.settings import ScorerSettings
@@ -50,6 +52,9 @@ async def test_a_scorer_scores_and_follows_as_its_own_user(
 
                     await until(swapped)
                     await world.generations.roll_back("default")
+                    checked = await check_generation(admin, "default", second, GenerationSettings())
+                    assert checked.generation.id == second
+                    assert len(await read_log(admin, "default")) == 3
 
 
 async def test_a_scorer_whose_user_is_switched_off_says_so_and_comes_back(
