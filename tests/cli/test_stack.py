@@ -11,7 +11,7 @@ import pytest
 
 from cli.shelf import running_endpoints, shelf, stream_url
 from cli.stack import Stack, shown
-from param_server.connection import connect
+from param_server.connection import connect_one
 from param_server.settings import StoreSettings
 from realtime_infer.stream_keys import Partition
 from tests.access import PASSWORDS, guarded, url_of
@@ -21,7 +21,7 @@ PARTITIONS = 8  # of a new stream
 
 async def length(url: str) -> int:
     """Entries of all partitions of the push stream."""
-    async with connect(url, StoreSettings()) as redis:
+    async with connect_one(url, StoreSettings()) as redis:
         return sum([int(await redis.xlen(Partition(number).pushes)) for number in range(PARTITIONS)])
 
 

@@ -28,7 +28,7 @@ from param_server import keys
 from param_server.access import ADMIN, ENCODER, ROLES, SCORER, Role, users_file
 from param_server.behaviours import Behaviours
 from param_server.collection import collect, plan_collection
-from param_server.connection import connect, redis_errors
+from param_server.connection import connect_one, redis_errors
 from param_server.embedded import EmbeddedServer
 from param_server.generations import Generations
 from param_server.id_rows import write_id_rows
@@ -57,7 +57,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmbeddedS
 
 
 def client(server: EmbeddedServer, role: Role) -> Redis:
-    return connect(url_of(server, role.name), StoreSettings())
+    return connect_one(url_of(server, role.name), StoreSettings())
 
 
 async def test_a_scorer_reads_and_can_write_nothing(server: EmbeddedServer) -> None:
@@ -98,7 +98,7 @@ async def test_a_scorer_reads_and_can_write_nothing(server: EmbeddedServer) -> N
 
 
 async def test_no_command_of_a_scorer_writes(server: EmbeddedServer) -> None:
-    async with connect(url_of(server, "admin"), StoreSettings()) as redis:
+    async with connect_one(url_of(server, "admin"), StoreSettings()) as redis:
         listed = {name for name in SCORER.commands if "|" not in name}
         infos = await redis.execute_command("COMMAND")  # type: ignore[no-untyped-call]
         rows = infos.items() if isinstance(infos, dict) else [(i[0].decode(), {"flags": i[2]}) for i in infos]
@@ -127,12 +127,12 @@ async def test_an_encoder_moves_no_scene_and_deletes_no_table(server: EmbeddedSe
 
 
 async def test_who_has_no_password_may_ping_only(server: EmbeddedServer) -> None:
-    async with connect(server.url, StoreSettings()) as redis:
+    async with connect_one(server.url, StoreSettings()) as redis:
         assert await redis.ping()
         with pytest.raises(NotPermitted, match=r"\+hgetall"):
             await Store(redis).spaces()
     wrong = server.url.replace("unix://", f"unix://{ADMIN.user}:wrong-password@")
-    async with connect(wrong, StoreSettings()) as redis:
+    async with connect_one(wrong, StoreSettings()) as redis:
         with pytest.raises(Unavailable) as refused:
             await Store(redis).spaces()
         assert "wrong-password" not in str(refused.value)
@@ -157,7 +157,7 @@ async def test_the_file_of_deploy_is_made_by_the_code_and_lets_nobody_in(tmp_pat
         for role in ROLES.values():
             for password in ("", "CHANGE-ME", PASSWORDS[role.name].replace(" ", "%20")):
                 url = server.url.replace("unix://", f"unix://{role.user}:{password}@")
-                async with connect(url, StoreSettings()) as redis:
+                async with connect_one(url, StoreSettings()) as redis:
                     with pytest.raises(Unavailable):
                         await Store(redis).spaces()
 
@@ -250,13 +250,13 @@ async def test_the_command_draws_passwords_that_work(tmp_path: Path) -> None:
     assert set(passwords) == {"REPCENTER_ACL_SCORER_PASSWORD", "REPCENTER_ACL_ENCODER_PASSWORD"}
     assert all(len(password) >= 32 and password not in done.stdout for password in passwords.values())
     with EmbeddedServer.start(tmp_path / "s") as server:
-        async with connect(server.url, StoreSettings()) as redis:
+        async with connect_one(server.url, StoreSettings()) as redis:
             lines = done.stdout.splitlines()
             for line in [*lines[1:], lines[0]]:  # the default user last: it is who speaks
                 await redis.execute_command(*line.split())  # type: ignore[no-untyped-call]
         scorer = passwords["REPCENTER_ACL_SCORER_PASSWORD"]
         url = server.url.replace("unix://", f"unix://{SCORER.user}:{scorer}@")
-        async with connect(url, StoreSettings()) as redis:
+        async with connect_one(url, StoreSettings()) as redis:
             assert await Store(redis).spaces() == []
     again = run("--generate", str(drawn))
     assert again.returncode == 1

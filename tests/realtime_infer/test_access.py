@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from contracts.items import Item
 from param_server.behaviours import Behaviours
-from param_server.connection import connect
+from param_server.connection import connect_one
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from param_server.window_stream import window_stream
@@ -32,8 +32,8 @@ async def test_everything_an_encoder_does_it_may(
     with guarded(tmp_path) as servers:
         settings = servers.settings("encoder", tmp_path / "var")
         async with (
-            connect(url_of(servers.tables, "encoder"), settings) as tables,
-            connect(url_of(servers.streams, "encoder"), settings) as streams,
+            connect_one(url_of(servers.tables, "encoder"), settings) as tables,
+            connect_one(url_of(servers.streams, "encoder"), settings) as streams,
         ):
             one = encoder_settings.model_copy(update={"stream_partitions": 1})  # to look into
             store = Store(tables)
@@ -78,8 +78,8 @@ async def test_everything_an_encoder_does_it_may(
         # each server holds its own keys and none of the other's
         plain = StoreSettings()
         async with (
-            connect(url_of(servers.tables, "admin"), plain) as tables,
-            connect(url_of(servers.streams, "admin"), plain) as streams,
+            connect_one(url_of(servers.tables, "admin"), plain) as tables,
+            connect_one(url_of(servers.streams, "admin"), plain) as streams,
         ):
             assert await seen(tables) == {"rc2:r:", "rc2:m:", "rc2:u:", "rc2:{c"}
             assert await seen(streams) <= {"rc2:{p", "rc2:w:"}

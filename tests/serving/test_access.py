@@ -15,7 +15,7 @@ from contracts.request import Behaviour, ScoreRequest
 from param_server.activation import check_generation
 from param_server.activation_log import read_log
 from param_server.behaviours import Behaviours
-from param_server.connection import connect
+from param_server.connection import connect_one
 from param_server.settings import GenerationSettings, StoreSettings
 from serving.app import open_scorer
 from serving.client import GrpcClient, HttpClient
@@ -28,7 +28,7 @@ async def test_a_scorer_scores_and_follows_as_its_own_user(
     bundles: tuple[Bundle, Bundle], scorer_settings: ScorerSettings, tmp_path: Path
 ) -> None:
     with guarded(tmp_path) as servers:
-        async with connect(url_of(servers.tables, "admin"), StoreSettings()) as admin:
+        async with connect_one(url_of(servers.tables, "admin"), StoreSettings()) as admin:
             world = await fill(admin, bundles[0])
             settings = servers.settings("scorer", tmp_path / "var")
             async with open_scorer(scorer_settings, settings) as running:
@@ -39,7 +39,7 @@ async def test_a_scorer_scores_and_follows_as_its_own_user(
                     assert np.isfinite(scores.scores[:2]).all()
                     assert (await rpc.score(request)).generation == world.generation.id
                     now_ms = time.time_ns() // 1_000_000
-                    async with connect(url_of(servers.tables, "encoder"), StoreSettings()) as encoder:
+                    async with connect_one(url_of(servers.tables, "encoder"), StoreSettings()) as encoder:
                         await Behaviours(encoder).append([Event("u", "item-3", now_ms - 60_000)])
                     stored = await http.score(ScoreRequest(["item-1"], [], user_id="u"))
                     assert stored.completeness.behaviours_found == 1
@@ -61,9 +61,9 @@ async def test_a_scorer_whose_user_is_switched_off_says_so_and_comes_back(
     bundles: tuple[Bundle, Bundle], scorer_settings: ScorerSettings, tmp_path: Path
 ) -> None:
     with guarded(tmp_path) as servers:
-        async with connect(servers.tables.url, StoreSettings()) as default:
+        async with connect_one(servers.tables.url, StoreSettings()) as default:
             assert await default.ping()
-        async with connect(url_of(servers.tables, "admin"), StoreSettings()) as admin:
+        async with connect_one(url_of(servers.tables, "admin"), StoreSettings()) as admin:
             await fill(admin, bundles[0])
         wrong = servers.settings("scorer", tmp_path / "var").model_copy(
             update={"redis_url": servers.tables.url.replace("unix://", "unix://repcenter-scorer:nope@")}
