@@ -186,7 +186,7 @@ def load_offline(var: Path, root: str | None, space: str | None, restart: bool, 
         await check_policy(redis)
         with stage(_console(as_json), f"Loading {table.files.root}") as advance:
             source = await asyncio.to_thread(OfflineSource.open, table, only_space(table, space))
-            async with _Commits(redis, source.space, None) as commit:
+            async with _Commits(redis, source.space, None, stream_url(var)) as commit:
                 return await load_records(
                     redis,
                     source,

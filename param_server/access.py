@@ -80,7 +80,7 @@ SCORER = Role(
 )
 ENCODER = Role(
     "encoder",
-    "write door, worker and backfill: content records, pushes, windows, behaviours; moves no scene",
+    "write door, worker, sink and backfill: content records, pushes, windows, behaviours; moves no scene",
     (
         *_ANY,
         *_CLUSTER,
@@ -91,7 +91,7 @@ ENCODER = Role(
         *("set", "incr", "incrby", "decrby", "expire", "persist"),
         *("hset", "hsetnx", "hincrby", "hdel", "hstrlen", "hexists"),
         *("rpush", "ltrim", "lrange", "llen", "xadd", "xdel", "xack"),
-        *("xgroup|create", "xreadgroup", "xpending", "xclaim"),
+        *("del", "exists", "xgroup|create", "xgroup|destroy", "xsetid", "xreadgroup", "xpending", "xclaim"),
     ),
     reads=(_CONTROL,),
     writes=(*_ROWS, *_USERS, *_WINDOWS, *_PUSHES, *_CREATE),
@@ -101,7 +101,7 @@ ADMIN = Role(
     "all of ours: create, load, publish, activate, collect, export; and what the others do",
     (
         *ENCODER.commands,
-        *("sadd", "srem", "unlink", "del", "exists", "pttl", "hkeys", "scan"),
+        *("sadd", "srem", "unlink", "pttl", "hkeys", "scan"),
         *("memory|usage", "memory|stats", "object|encoding"),
     ),
     reads=(),

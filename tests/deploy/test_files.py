@@ -84,9 +84,11 @@ def test_with_users_each_process_has_its_own() -> None:
     assert command[command.index("--aclfile") + 1] == mounted.split(":")[1]
     for name in SERVICES:
         role = SCORER if name == "scorer" else ENCODER
-        url = urlsplit(services[name]["environment"]["REPCENTER_REDIS_URL"])
+        text = services[name]["environment"]["REPCENTER_REDIS_URL"]
+        assert ":?}" in text  # compose stops where the password is not set
+        url = urlsplit(text.replace(":?}", "}"))
         assert url.username == role.user
-        assert url.password == f"${{REPCENTER_ACL_{role.name.upper()}_PASSWORD:?}}"
+        assert url.password == f"${{REPCENTER_ACL_{role.name.upper()}_PASSWORD}}"
         assert f"acl_{role.name}_password" in AccessSettings.model_fields
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     assert f"deploy/{mounted.split(':')[0].removeprefix('./')}" in ignored

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from contracts.items import Item
 from param_server.behaviours import Behaviours
 from param_server.connection import connect_one
+from param_server.offline import OfflineTable
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from param_server.window_stream import window_stream
@@ -21,6 +22,7 @@ from realtime_infer.push_queue import PushQueue
 from realtime_infer.settings import EncoderSettings
 from tests.access import guarded, url_of
 from tests.realtime_infer.conftest import entries
+from tests.realtime_infer.sinks import quick, sinking, written
 from tests.realtime_infer.workers import dead_letters, ended, working
 
 ITEMS = [Item(f"i{n}", {"title": f"film {n}"}, {"year": 1900.0 + n}) for n in range(12)]
@@ -51,6 +53,7 @@ async def test_everything_an_encoder_does_it_may(
             async with (
                 open_door(one, settings) as door,
                 working(one, settings),
+                sinking(quick(tmp_path / "sink"), settings),
                 httpx.AsyncClient(base_url=door.http_url, timeout=15) as http,
             ):
                 await ended(ingest, ["left behind"])
@@ -68,6 +71,7 @@ async def test_everything_an_encoder_does_it_may(
                 assert (await http.post("/v1/events", json=event)).status_code == 200
                 assert len((await Behaviours(tables).read(["u"]))[0]) == 1
                 assert (await http.delete("/v1/users/u")).status_code == 200
+                await written(streams, OfflineTable(str(tmp_path / "sink")), encoder.space)
                 metrics = (await http.get("/metrics")).text
             assert 'repcenter_breaker_state{server="streams",state="closed"} 1.0' in metrics
             found = await store.fetch(encoder.space, None, ["left behind", "new", "i3"])
