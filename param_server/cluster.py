@@ -2,7 +2,7 @@
 
 Connections, pools and parsing are redis-py's; the routing is ours, since its cluster client closes every
 caller's connections when the layout changes, may send a command on another connection than its ASKING,
-fails at once where all connections are busy, and takes a step of Python per command (docs/adr/0011).
+fails at once where all connections are busy, and takes a step of Python per command (docs/adr/0014).
 """
 
 from __future__ import annotations
