@@ -27,6 +27,7 @@ what Redis Cluster places by, so a shard's buckets and its own key are on one no
 | rc2:{c}:pins                     | hash   | part -> why it is never collected                  | unpinned  |
 | rc2:{c}:collecting               | hash   | part -> its header or description                  | removed   |
 | rc2:{c}:collector                | string | name of the collection that runs                   | expires   |
+| rc2:{c}:preparing                | hash   | space id -> which encoder prepares it (JSON)       | cleared   |
 
 <space>: 16 hex characters of the space's id; <table>: 16 of the sha256 of the table's name; <shard>: bucket
 modulo SHARDS, 2 hex; <number>: bucket div SHARDS, 4 hex. An id's bucket: CRC-32 of its UTF-8 modulo the count
@@ -112,6 +113,10 @@ def collecting() -> bytes:
 
 def collector() -> bytes:
     return _CONTROL + b"collector"
+
+
+def preparing() -> bytes:
+    return _CONTROL + b"preparing"
 
 
 def user_shard(shard: int) -> bytes:

@@ -20,6 +20,7 @@ from doors.shutdown import cancel, on_signals
 from param_server.behaviours import Behaviours
 from param_server.connection import connect, connect_one
 from param_server.generations import Generations
+from param_server.rollover import Rollovers
 from param_server.server import Server
 from param_server.server import links as links_of
 from param_server.settings import StoreSettings
@@ -32,14 +33,17 @@ from realtime_infer.events import Events
 from realtime_infer.ingest import Ingest
 from realtime_infer.load_pictures import open_pictures
 from realtime_infer.metrics import DoorMetrics, WorkerMetrics
+from realtime_infer.patience import Patience
 from realtime_infer.push_queue import PushQueue
 from realtime_infer.rest import create_app
+from realtime_infer.roster import Roster
 from realtime_infer.rpc import ItemsService, items_server
 from realtime_infer.sequences import Sequences
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.sink import Sink
 from realtime_infer.sink_metrics import SinkMetrics
 from realtime_infer.sink_settings import SinkSettings
+from realtime_infer.stages import Stages
 from realtime_infer.statuses import Statuses
 from realtime_infer.worker import Worker
 
@@ -102,13 +106,17 @@ async def open_worker(
     settings: EncoderSettings, store_settings: StoreSettings
 ) -> AsyncIterator[RunningWorker]:
     """Start a worker; on leaving, it finishes the batch in hand."""
-    async with _clients(store_settings) as (table, stream), open_pictures(settings) as pictures:
+    async with _clients(store_settings) as (table, stream):
         metrics, store = WorkerMetrics(), Store(table)
         _watch(metrics.links, table, stream)
-        source = EncoderSource(store, Generations(table), settings)
+        source = EncoderSource(store, Generations(table), Rollovers(table), settings)
         windows = Windows(store, stream, settings.max_windows, settings.max_window_bytes)
         sequences = Sequences(Ingest(stream, settings), stream, store)
-        worker = Worker(PushQueue(stream, settings), windows, sequences, source, settings, metrics, pictures)
+        queue, roster = PushQueue(stream, settings), Roster(stream)
+        stop = asyncio.Event()
+        patiently = Patience(stop, metrics)
+        stages = Stages(queue, windows, store, sequences, settings, metrics, patiently)
+        worker = Worker(queue, stages, sequences, source, roster, settings, metrics, patiently, stop)
         app = FastAPI(title="Repcenter encoder worker", version="1", redirect_slashes=False)
         install_problems(app, "worker")
 

@@ -48,8 +48,18 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Settlement:
-    """The end of one entry. error: why, where the state is DEAD."""
+    """The end of one entry. error: why, where the state is DEAD; content: digest of what its records were
+    made of, where they are known to be in the table under its sequence."""
 
     delivery: Delivery
     state: PushState
     error: RepcenterError | None = None
+    content: bytes = b""
+
+
+@dataclass(frozen=True)
+class Made:
+    """The push of an item that was made a record last: its sequence and the digest of its content."""
+
+    sequence: int
+    content: bytes

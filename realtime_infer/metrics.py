@@ -18,7 +18,7 @@ from realtime_infer.ingest import Backlog
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 Operation = Literal["push", "delete"]
-Stage = Literal["encode", "commit", "announce", "settle"]
+Stage = Literal["prepare", "encode", "commit", "announce", "settle"]
 
 
 class DoorMetrics:
@@ -130,6 +130,19 @@ class WorkerMetrics:
             "Records that lost too much when they were quantised (contracts.guard), by modality.",
             ["modality"],
             registry=self.registry,
+        )
+        self.unchanged = Counter(
+            "repcenter_unchanged_total",
+            "Records written again under a newer sequence because the content was the same.",
+            registry=self.registry,
+        )
+        self.not_prepared = Counter(
+            "repcenter_preparing_failures_total",
+            "Pushes that could not be encoded for a space in preparation.",
+            registry=self.registry,
+        )
+        self.batch_limit = Gauge(
+            "repcenter_batch_limit", "Most entries that a micro-batch takes now.", registry=self.registry
         )
         self.trimmed = Counter(
             "repcenter_dead_letters_trimmed_total",

@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from contracts.errors import Unavailable
 from param_server.connection import redis_errors
-from realtime_infer.delivery import Delivery, Settlement
+from realtime_infer.delivery import Delivery, Made, Settlement
 from realtime_infer.partitions import Partitions
 from realtime_infer.push_entry import ITEM_ID, SEQUENCE
 from realtime_infer.settings import EncoderSettings
@@ -135,8 +135,8 @@ class PushQueue:
         entries = _deliveries(keys, claimed, abandoned.deliveries + 1)
         return entries[0] if entries else None
 
-    async def encoding(self, deliveries: Sequence[Delivery]) -> None:
-        """Mark the statuses of entries that a batch has begun with."""
+    async def encoding(self, deliveries: Sequence[Delivery]) -> dict[str, Made]:
+        """Mark the statuses of entries that a batch has begun with -> by item what its last record was of."""
         known: dict[Partition, list[Delivery]] = defaultdict(list)
         for delivery in deliveries:
             if delivery.known:
@@ -148,9 +148,14 @@ class PushQueue:
             )
             for keys, of_it in known.items()
         ]
-        if calls:
-            async with redis_errors("mark pushes as encoding"):
-                await ENCODING.run_all(self._stream, calls)
+        async with redis_errors("mark pushes as encoding"):
+            replies: list[list[bytes]] = await ENCODING.run_all(self._stream, calls) if calls else []
+        made: dict[str, Made] = {}
+        for of_it, reply in zip(known.values(), replies, strict=True):
+            for delivery, sequence, content in zip(of_it, reply[::2], reply[1::2], strict=True):
+                if sequence and content:
+                    made[delivery.fields[ITEM_ID].decode("utf-8", "replace")] = Made(int(sequence), content)
+        return made
 
     async def settle(self, settlements: Sequence[Settlement]) -> int:
         """End entries -> dead letters that had to go for new ones. Idempotent, so it is repeated as a whole
@@ -186,6 +191,7 @@ class PushQueue:
             self._settings.push_status_ttl_s,
             -(-self._settings.max_dead_letters // partitions),
             -(-self._settings.max_dead_bytes // partitions),
+            settlement.content if delivery.known else b"",
         ]
 
     def _full(self, size: int) -> bool:

@@ -174,7 +174,24 @@ class EncoderSettings(BaseSettings):
         max_length=256,
         description="Stable name of this worker in the consumer group. Each worker needs one of its own.",
     )
-    batch_size: int = Field(32, ge=1, le=4096, description="Most entries of one micro-batch.")
+    batch_size: int = Field(
+        256,
+        ge=1,
+        le=4096,
+        description="Most entries of one micro-batch; how many it takes now follows from batch_ms.",
+    )
+    batch_ms: int = Field(
+        200,
+        ge=1,
+        le=60_000,
+        description="How long the graphs may take for one micro-batch: its size adapts to it.",
+    )
+    batch_tokens: int = Field(
+        32_768, ge=1, description="Most tokens of one run of the text tower, its texts padded to the longest."
+    )
+    batch_pixels: int = Field(
+        64 << 20, ge=1, description="Most pixels of one run of the image tower, after pictures were resized."
+    )
     batch_bytes: int = Field(
         32 << 20,
         ge=1,

@@ -3,6 +3,7 @@
 | key                    | type   | holds                                          | lives until             |
 | ---------------------- | ------ | ---------------------------------------------- | ----------------------- |
 | rc2:{p}:partitions     | string | how many partitions the stream has             | for ever                |
+| rc2:{p}:workers        | hash   | worker -> spaces it encodes for, when (JSON)   | it ends                 |
 | rc2:{p<n>}:sequence    | string | the newest sequence number given               | for ever                |
 | rc2:{p<n>}:gaps        | list   | `low high`: numbers it skipped (low, high]     | newest 64               |
 | rc2:{p<n>}:pushes      | stream | accepted pushes without an end (`push_entry`)  | settled, entry by entry |
@@ -27,6 +28,7 @@ from param_server.keys import PREFIX
 
 GROUP = b"encoders"
 PARTITIONS = PREFIX + b"{p}:partitions"
+WORKERS = PREFIX + b"{p}:workers"
 
 
 @dataclass(frozen=True)

@@ -131,23 +131,27 @@ return least + 1
 )
 
 # KEYS status...   ARGV sequence...: queued -> encoding, where the status is of this very push
+# -> of each the sequence and the content digest of the push that was made a record last, '' where unknown
 ENCODING = Script(
     _NOW
     + """
-local time = now()
+local time, made = now(), {}
 for i, key in ipairs(KEYS) do
-  local status = redis.call('HMGET', key, 'sequence', 'state')
+  local status = redis.call('HMGET', key, 'sequence', 'state', 'made', 'content')
+  made[2 * i - 1], made[2 * i] = status[3] or '', status[4] or ''
   if status[1] == ARGV[i] and status[2] == 'queued' then
     redis.call('HSET', key, 'state', 'encoding', 'updated', time)
   end
 end
+return made
 """
 )
 
 # KEYS pushes, bytes, status, staged, dead, dead_staged, dead_bytes
 # ARGV group, entry id, sequence ('' where unknown), state, code, reason, ttl s, most letters, most bytes of
-# all letters -> letters that had to go, or -1 where the entry had its end already. Dead letter, status, ack
-# and removal are one step. The newest letter stays, however large it is.
+# all letters, digest of the content that is a record now under this sequence ('' where that is unsure)
+# -> letters that had to go, or -1 where the entry had its end already. Dead letter, status, ack and removal
+# are one step. The newest letter stays, however large it is.
 SETTLE = Script(
     _NOW
     + """
@@ -188,6 +192,9 @@ if ARGV[3] ~= '' and stored <= tonumber(ARGV[3]) then
   redis.call('HSET', KEYS[3], 'sequence', ARGV[3], 'state', ARGV[4], 'code', ARGV[5], 'reason', ARGV[6],
              'updated', now())
   redis.call('EXPIRE', KEYS[3], ARGV[7])
+end
+if ARGV[10] ~= '' and tonumber(redis.call('HGET', KEYS[3], 'made') or '0') < tonumber(ARGV[3]) then
+  redis.call('HSET', KEYS[3], 'made', ARGV[3], 'content', ARGV[10])
 end
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
 redis.call('XDEL', KEYS[1], ARGV[2])
