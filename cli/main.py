@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from cli.bench_commands import bench_app, results_app
+from cli.dlq_commands import dlq_app
 from cli.generation_commands import generations_app
 from cli.offline_commands import offline_app
 from cli.table_commands import plan_memory, table_app
@@ -32,6 +33,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(results_app, name="results")
 app.add_typer(events_app, name="events")
+app.add_typer(dlq_app, name="dlq")
 app.command("plan-memory")(plan_memory)
 app.command("train")(train)
 

@@ -6,8 +6,8 @@ one of the same batch with it: the outcome is the same as one by one.
 **Content that did not change is not encoded again.** Where the record of an item has sequence s, and the
 push with sequence s is known to have had the same content as the push at hand, the record's bytes are written
 again under the new sequence. What push s held is remembered when it is settled, and only if the table then
-had that push's own bytes, so a deletion, a backfill, a lost table, another space or a counter that began again
-all show as another sequence, and the item is encoded.
+had that push's own bytes, so a deletion, a backfill, a lost table, another space or a counter that began
+again all show as another sequence, and the item is encoded.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ class Ingest:
             least = max(at_least, *(await self.counters()).values()) + slack
             for keys in await self.partitions.all():
                 args: list[Argument] = [least]
-                reply = await self._durably(WATERMARK, [keys.sequence, keys.gaps], args, "take a watermark")
+                reply = await self.durably(WATERMARK, [keys.sequence, keys.gaps], args, "take a watermark")
                 if int(reply) < 0:
                     break
             else:
@@ -166,7 +166,7 @@ class Ingest:
         return {keys: int(value or 0) for keys, value in zip(partitions, values, strict=True)}
 
     async def _accept(self, item_id: str, payload: bytes) -> Receipt:
-        settings, raw_id = self._settings, item_id.encode()
+        raw_id = item_id.encode()
         partition = await self.partitions.of(raw_id)
         keys = [
             partition.sequence,
@@ -175,23 +175,28 @@ class Ingest:
             partition.status(raw_id),
             partition.staged,
         ]
-        args: list[Argument] = [raw_id, payload, *await self._share(), INLINE_BYTES]
-        reply = await self._durably(ACCEPT, keys, args, "accept a push")
+        args: list[Argument] = [raw_id, payload, *await self.share(), INLINE_BYTES]
+        reply = await self.durably(ACCEPT, keys, args, "accept a push")
         if reply[0] == -1:
-            raise Overloaded(
-                f"{reply[1]} pushes of {reply[2]} bytes wait already in partition {partition.number}",
-                settings.retry_after_s,
-            )
+            raise self.full(partition, reply)
         return Receipt(item_id, int(reply[0]))
 
-    async def _share(self) -> tuple[int, int]:
+    def full(self, partition: Partition, reply: Sequence[int]) -> Overloaded:
+        """What a script that answered {-1, entries, bytes} means."""
+        return Overloaded(
+            f"{reply[1]} pushes of {reply[2]} bytes wait already in partition {partition.number}",
+            self._settings.retry_after_s,
+        )
+
+    async def share(self) -> tuple[int, int]:
         """Of the backlog's bounds what one partition may hold: entries, bytes."""
         count = len(await self.partitions.all())
         return -(-self._settings.max_backlog // count), -(-self._settings.max_backlog_bytes // count)
 
-    async def _durably(
+    async def durably(
         self, script: Script, keys: Sequence[bytes], args: Sequence[Argument], what: str
     ) -> Any:
+        """Run a script on one partition's keys -> its reply, once what it wrote is on disk."""
         durability = self._durability or await self.check()
         async with redis_errors(what):
             if durability == "always":

@@ -75,29 +75,72 @@ class Script:
         return replies
 
 
-# KEYS sequence, pushes, bytes, status, staged
+# Both work on KEYS sequence, pushes, bytes, status, staged.
+# full() -> {-1, entries, bytes} where the backlog is full. An empty partition takes any one payload.
+# add() -> {the sequence given}
+_ADD = """
+local function full(size, most_entries, most_bytes)
+  local entries = redis.call('XLEN', KEYS[2])
+  local bytes = tonumber(redis.call('GET', KEYS[3]) or '0')
+  if entries >= tonumber(most_entries) or (entries > 0 and bytes + size > tonumber(most_bytes)) then
+    return {-1, entries, bytes}
+  end
+end
+local function add(item, payload, inline)
+  local sequence = string.format('%.0f', redis.call('INCR', KEYS[1]))
+  if #payload <= tonumber(inline) then
+    redis.call('XADD', KEYS[2], '*', 'i', item, 's', sequence, 'p', payload)
+  else
+    local entry = redis.call('XADD', KEYS[2], '*', 'i', item, 's', sequence, 'n', #payload)
+    redis.call('HSET', KEYS[5], entry, payload)
+  end
+  redis.call('INCRBY', KEYS[3], #payload)
+  redis.call('HSET', KEYS[4], 'sequence', sequence, 'state', 'queued', 'code', '', 'reason', '',
+             'updated', now())
+  redis.call('PERSIST', KEYS[4])
+  return {tonumber(sequence)}
+end
+"""
+
 # ARGV item id, payload, most entries, most bytes, most bytes of a payload inside its entry
-# -> {sequence} or {-1, entries, bytes} where the backlog is full. An empty partition takes any one payload.
-ACCEPT = Script(
+ACCEPT = Script(_NOW + _ADD + "return full(#ARGV[2], ARGV[3], ARGV[4]) or add(ARGV[1], ARGV[2], ARGV[5])\n")
+
+# KEYS as above, dead, dead_staged, dead_bytes
+# ARGV letter id, most entries, most bytes, most bytes of a payload inside its entry, '1': over newer pushes
+# -> as ACCEPT, or {-2} no such letter, {-3, sequence} a newer push was accepted, {-4} it is no push
+REPLAY = Script(
     _NOW
+    + _ADD
     + """
-local entries = redis.call('XLEN', KEYS[2])
-local bytes = tonumber(redis.call('GET', KEYS[3]) or '0')
-if entries >= tonumber(ARGV[3]) or (entries > 0 and bytes + #ARGV[2] > tonumber(ARGV[4])) then
-  return {-1, entries, bytes}
+local found = redis.call('XRANGE', KEYS[6], ARGV[1], ARGV[1])
+if #found == 0 then return {-2} end
+local item, sequence
+for i = 1, #found[1][2], 2 do
+  if found[1][2][i] == 'i' then item = found[1][2][i + 1] end
+  if found[1][2][i] == 's' then sequence = tonumber(found[1][2][i + 1]) end
 end
-local sequence = string.format('%.0f', redis.call('INCR', KEYS[1]))
-if #ARGV[2] <= tonumber(ARGV[5]) then
-  redis.call('XADD', KEYS[2], '*', 'i', ARGV[1], 's', sequence, 'p', ARGV[2])
-else
-  local entry = redis.call('XADD', KEYS[2], '*', 'i', ARGV[1], 's', sequence, 'n', #ARGV[2])
-  redis.call('HSET', KEYS[5], entry, ARGV[2])
+local payload = redis.call('HGET', KEYS[7], ARGV[1])
+if not (item and sequence and payload) then return {-4} end
+local newest = tonumber(redis.call('HGET', KEYS[4], 'sequence') or '0')
+if ARGV[5] ~= '1' and newest > sequence then return {-3, newest} end
+local refused = full(#payload, ARGV[2], ARGV[3])
+if refused then return refused end
+redis.call('XDEL', KEYS[6], ARGV[1])
+redis.call('HDEL', KEYS[7], ARGV[1])
+redis.call('DECRBY', KEYS[8], #payload)
+return add(item, payload, ARGV[4])
+"""
+)
+
+# KEYS dead, dead_staged, dead_bytes   ARGV letter id -> 1, or 0 where it is gone
+DROP = Script(
+    """
+local gone = redis.call('XDEL', KEYS[1], ARGV[1])
+if gone == 1 then
+  redis.call('DECRBY', KEYS[3], redis.call('HSTRLEN', KEYS[2], ARGV[1]))
+  redis.call('HDEL', KEYS[2], ARGV[1])
 end
-redis.call('INCRBY', KEYS[3], #ARGV[2])
-redis.call('HSET', KEYS[4], 'sequence', sequence, 'state', 'queued', 'code', '', 'reason', '',
-           'updated', now())
-redis.call('PERSIST', KEYS[4])
-return {tonumber(sequence)}
+return gone
 """
 )
 
