@@ -18,9 +18,9 @@ from rich.table import Table
 from cli.progress import stage
 from cli.shelf import shelf
 from contracts.errors import Conflict, InvalidInput, NotFound, Overloaded, shown
-from param_server.connection import connect
 from param_server.settings import StoreSettings
 from param_server.store import Store
+from realtime_infer.clients import clients
 from realtime_infer.dead_letters import DeadLetter, DeadLetters
 from realtime_infer.ingest import Ingest
 from realtime_infer.settings import EncoderSettings
@@ -31,14 +31,7 @@ Chosen = tuple[list[str], str | None, list[str]]  # names, or an error code and 
 
 @contextlib.asynccontextmanager
 async def _letters(url: str) -> AsyncIterator[DeadLetters]:
-    settings = StoreSettings()
-    async with contextlib.AsyncExitStack() as closing:
-        table = connect(url, settings)
-        closing.push_async_callback(table.aclose)
-        stream = table
-        if settings.stream_url is not None:
-            stream = connect(settings.stream_url, settings, "stream_url")
-            closing.push_async_callback(stream.aclose)
+    async with clients(StoreSettings().model_copy(update={"redis_url": url})) as (table, stream):
         yield DeadLetters(stream, Ingest(stream, EncoderSettings()), Store(table))
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from typing import Any
-
-from redis.asyncio import Redis
 
 from contracts.errors import InvalidInput, NotFound, UnknownVersion
 from contracts.manifest import canonical
 from param_server import keys
 from param_server.connection import redis_errors
+from param_server.parts import Part
+from param_server.server import Server, ask
 
 PREPARING_VERSION = 1
+_WHY = b"in preparation for an encoder rollover"
 
 
 @dataclass(frozen=True)
@@ -62,29 +62,38 @@ def parse_preparing(space_id: str, data: bytes) -> Preparing:
 class Rollovers:
     """The list on the table's server. Every method raises Unavailable where it is gone."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Server) -> None:
         self._redis = redis
 
     async def begin(self, space_id: str, encoder_uri: str, encoder_digest: str, buckets: int) -> Preparing:
-        """List a space; one that is listed stays as it is. The caller has created the space."""
+        """List a space; one that is listed stays as it is. The caller has created the space. It is pinned:
+        nothing serves it yet, and it must not be collected."""
         made = Preparing(space_id, encoder_uri, encoder_digest, buckets, time.time_ns() // 1_000_000)
-        async with redis_errors("begin a rollover"), self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.hsetnx(keys.preparing().decode(), space_id, made.to_bytes().decode())
-            pipeline.hget(keys.preparing().decode(), space_id)
-            _, stored = await pipeline.execute()
+        field, pin = space_id.encode(), Part("space", space_id).field
+        async with redis_errors("begin a rollover"):
+            *_, stored = await ask(
+                self._redis,
+                (b"HSETNX", keys.pins(), pin, _WHY),
+                (b"HSETNX", keys.preparing(), field, made.to_bytes()),
+                (b"HGET", keys.preparing(), field),
+            )
         return parse_preparing(space_id, stored)
 
     async def list(self) -> list[Preparing]:
         """All spaces in preparation, by id."""
         async with redis_errors("list spaces in preparation"):
-            reply: Any = self._redis.hgetall(keys.preparing().decode())
-            found: dict[bytes, bytes] = await reply
-        return [parse_preparing(space_id.decode(), data) for space_id, data in sorted(found.items())]
+            (flat,) = await ask(self._redis, (b"HGETALL", keys.preparing()))
+        found = sorted(zip(flat[::2], flat[1::2], strict=True))
+        return [parse_preparing(space_id.decode(), data) for space_id, data in found]
 
     async def clear(self, space_id: str) -> None:
         """Take a space off the list: pushes no longer go to it. NotFound where it is not there."""
+        field, pin = space_id.encode(), Part("space", space_id).field
         async with redis_errors("end a rollover"):
-            reply: Any = self._redis.hdel(keys.preparing().decode(), space_id)
-            removed: int = await reply
+            removed, why = await ask(
+                self._redis, (b"HDEL", keys.preparing(), field), (b"HGET", keys.pins(), pin)
+            )
+            if why == _WHY:  # somebody's own pin stays
+                await ask(self._redis, (b"HDEL", keys.pins(), pin))
         if not removed:
             raise NotFound("space in preparation", space_id)

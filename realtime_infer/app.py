@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from fastapi import FastAPI
 from redis.asyncio import Redis
 
-from contracts.errors import InvalidInput, RepcenterError
+from contracts.errors import RepcenterError
 from doors.health import add_health, follow
 from doors.http_server import http_server
 from doors.link_metrics import LinkMetrics
 from doors.problems import install_problems
 from doors.shutdown import cancel, on_signals
 from param_server.behaviours import Behaviours
-from param_server.connection import connect, connect_one
 from param_server.generations import Generations
 from param_server.rollover import Rollovers
 from param_server.server import Server
@@ -26,6 +25,7 @@ from param_server.server import links as links_of
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from param_server.windows import Windows
+from realtime_infer.clients import clients
 from realtime_infer.encoder_source import EncoderSource
 from realtime_infer.event_metrics import EventMetrics
 from realtime_infer.event_rpc import EventsService
@@ -80,7 +80,7 @@ class RunningSink:
 @contextlib.asynccontextmanager
 async def open_door(settings: EncoderSettings, store_settings: StoreSettings) -> AsyncIterator[RunningDoor]:
     """Open both doors; on leaving, finish what is in flight. Unavailable where a push could be lost."""
-    async with _clients(store_settings) as (table, stream), contextlib.AsyncExitStack() as closing:
+    async with clients(store_settings) as (table, stream), contextlib.AsyncExitStack() as closing:
         metrics, ingest = DoorMetrics(), Ingest(stream, settings)
         _watch(metrics.links, table, stream)
         store = Store(table)
@@ -106,7 +106,7 @@ async def open_worker(
     settings: EncoderSettings, store_settings: StoreSettings
 ) -> AsyncIterator[RunningWorker]:
     """Start a worker; on leaving, it finishes the batch in hand."""
-    async with _clients(store_settings) as (table, stream):
+    async with clients(store_settings) as (table, stream):
         metrics, store = WorkerMetrics(), Store(table)
         _watch(metrics.links, table, stream)
         source = EncoderSource(store, Generations(table), Rollovers(table), settings)
@@ -140,7 +140,7 @@ async def open_worker(
 @contextlib.asynccontextmanager
 async def open_sink(settings: SinkSettings, store_settings: StoreSettings) -> AsyncIterator[RunningSink]:
     """Start a sink; on leaving, it writes what it has read."""
-    async with _clients(store_settings) as (table, stream):
+    async with clients(store_settings) as (table, stream):
         metrics = SinkMetrics()
         _watch(metrics.links, table, stream)
         sink = Sink(table, stream, settings.root(store_settings), settings, metrics)
@@ -214,26 +214,6 @@ def run_sink(settings: SinkSettings | None = None, store_settings: StoreSettings
 
     logging.basicConfig(level=logging.INFO)
     asyncio.run(serve())
-
-
-@contextlib.asynccontextmanager
-async def _clients(settings: StoreSettings) -> AsyncIterator[tuple[Server, Redis]]:
-    """Clients of the table's and of the stream's server; one and the same where they share it."""
-    if settings.redis_url is None:
-        raise InvalidInput("redis_url", None, "doors and workers share a store: set REPCENTER_REDIS_URL")
-    async with contextlib.AsyncExitStack() as closing:
-        table = connect(settings.redis_url, settings)
-        closing.push_async_callback(table.aclose)
-        if settings.stream_url is not None:
-            stream = connect_one(settings.stream_url, settings, "stream_url")
-            closing.push_async_callback(stream.aclose)
-        elif isinstance(table, Redis):
-            stream = table
-        else:
-            raise InvalidInput(
-                "stream_url", None, "tables on a cluster need a server of their own for streams"
-            )
-        yield table, stream
 
 
 def _watch(links: LinkMetrics, table: Server, stream: Redis) -> None:
