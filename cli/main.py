@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from cli.backfill_commands import backfill, rollover_app
 from cli.bench_commands import bench_app, results_app
 from cli.dlq_commands import dlq_app
 from cli.generation_commands import generations_app
@@ -34,6 +35,8 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(results_app, name="results")
 app.add_typer(events_app, name="events")
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(rollover_app, name="rollover")
+app.command("backfill")(backfill)
 app.command("plan-memory")(plan_memory)
 app.command("train")(train)
 

@@ -82,9 +82,9 @@ class Rollovers:
     async def list(self) -> list[Preparing]:
         """All spaces in preparation, by id."""
         async with redis_errors("list spaces in preparation"):
-            (flat,) = await ask(self._redis, (b"HGETALL", keys.preparing()))
-        found = sorted(zip(flat[::2], flat[1::2], strict=True))
-        return [parse_preparing(space_id.decode(), data) for space_id, data in found]
+            (found,) = await ask(self._redis, (b"HGETALL", keys.preparing()))
+        pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
+        return [parse_preparing(space_id.decode(), data) for space_id, data in sorted(pairs)]
 
     async def clear(self, space_id: str) -> None:
         """Take a space off the list: pushes no longer go to it. NotFound where it is not there."""

@@ -22,6 +22,7 @@ from param_server.offline import OfflineTable
 from param_server.store import MAX_WINDOW, Store
 from param_server.windows import Windows
 from realtime_infer.backfill_ledger import BackfillLedger, Done, batch_digest
+from realtime_infer.courtesy import Courtesy
 from realtime_infer.encoder import Encoder
 from realtime_infer.ingest import Ingest
 from realtime_infer.isolate import encode_isolated
@@ -35,7 +36,8 @@ Source = Item | tuple[str, RepcenterError]
 class BackfillReport:
     """items: seen; committed: written by this run; skipped: in both tables already; superseded: lost to a
     newer push; failed: could not be encoded; flagged: encoded by this run with too large a loss
-    (contracts.guard), by modality. failures: (item id, reason) of the first MAX_FAILURES."""
+    (contracts.guard), by modality. failures: (item id, reason) of the first MAX_FAILURES. waited_s: in which
+    it gave way to pushes."""
 
     space_id: str
     watermark: int
@@ -47,6 +49,7 @@ class BackfillReport:
     flagged: dict[str, int] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0
+    waited_s: float = 0.0
 
     def fail(self, item_id: str, error: RepcenterError) -> None:
         self.failed += 1
@@ -92,7 +95,9 @@ async def backfill(
     if going_on is None and watermark is not None and watermark <= done.newest:
         raise InvalidInput("watermark", watermark, f"must be above the last run's, {done.newest}")
     least = max(done.newest, await store.high_water(), watermark or 0)
-    taken = await Ingest(stream, settings).watermark(at_least=least)
+    ingest = Ingest(stream, settings)
+    courtesy = Courtesy(ingest, settings.backfill_backlog, settings.backfill_wait_s)
+    taken = await ingest.watermark(at_least=least)
     # Where `taken` is not used, it keeps what follows above the one that is, on a new server too.
     watermark = next(mark for mark in (going_on, watermark, taken) if mark is not None)
     await asyncio.to_thread(run.ledger.begin, watermark)
@@ -102,6 +107,8 @@ async def backfill(
         digest = await asyncio.to_thread(batch_digest, batch)
         report.items += len(batch)
         known = _known(done, watermark, number, digest) if resume else None
+        await courtesy.give_way()
+        report.waited_s = courtesy.waited_s
         if known is None:
             await run.write(batch, watermark, report)
             await asyncio.to_thread(run.ledger.done, watermark, number, digest)

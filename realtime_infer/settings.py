@@ -168,6 +168,13 @@ class EncoderSettings(BaseSettings):
         12.0, gt=0, le=600, description="Time that one picture may take in its decoder in all, in seconds."
     )
 
+    backfill_backlog: int = Field(
+        64, ge=0, description="A backfill waits while more pushes than this are being worked on."
+    )
+    backfill_wait_s: float = Field(
+        10.0, ge=0, description="Longest such wait before one batch, in seconds; then the batch goes first."
+    )
+
     consumer: str = Field(
         default_factory=socket.gethostname,
         min_length=1,

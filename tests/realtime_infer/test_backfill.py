@@ -229,3 +229,47 @@ async def test_flagged_rows_are_counted(redis: Redis, tmp_path: Path, bundle: Bu
     report = await backfill(items, encoder, store, redis, str(tmp_path), batch_size=3)
     assert report.flagged == {"text": 7, "image": 0, "fused": 7}  # no item has a picture
     assert (await store.fetch(encoder.space, None, ["i0"])).records["guard"].tolist() == [0b101]
+
+
+async def test_it_gives_way_to_pushes_that_are_worked_on(
+    redis: Redis,
+    tmp_path: Path,
+    encoder: Encoder,
+    ingest: Ingest,
+    encoder_settings: EncoderSettings,
+    settings: StoreSettings,
+) -> None:
+    """The pushes are done before its second batch; where no worker is there, it does not wait for one."""
+    patient = encoder_settings.model_copy(update={"backfill_backlog": 0, "backfill_wait_s": 600.0})
+    store, ids = Store(redis), [f"p{n}" for n in range(40)]
+    left = list[int]()
+
+    def items() -> Iterator[Item]:
+        for n, item in enumerate(catalogue(4)):
+            if n == 2:
+                pushed.wait(20)
+            yield item
+
+    async def push() -> None:
+        await store.create_space(encoder.space)
+        while not (await store.sequences(encoder.space, ["i0"])).any():
+            await asyncio.sleep(0.01)
+        for item_id in ids:
+            await ingest.push(Item(item_id, {"title": "x"}, image=PICTURE))
+        pushed.set()
+
+    pushed = threading.Event()
+    async with working(encoder_settings, settings):
+        pushing = asyncio.create_task(push())
+        report = await backfill(items(), encoder, store, redis, str(tmp_path), batch_size=2, settings=patient)
+        left.append((await ingest.backlog()).entries)
+        await pushing
+    assert left == [0]
+    assert report.committed == 4
+    await ingest.push(Item("waits", {"title": "x"}))
+    async with asyncio.timeout(20):
+        again = await backfill(
+            catalogue(4), encoder, store, redis, str(tmp_path), batch_size=4, resume=False, settings=patient
+        )
+    assert again.committed == 4
+    assert again.waited_s > 0
