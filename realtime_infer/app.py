@@ -106,7 +106,7 @@ async def open_worker(
     settings: EncoderSettings, store_settings: StoreSettings
 ) -> AsyncIterator[RunningWorker]:
     """Start a worker; on leaving, it finishes the batch in hand."""
-    async with clients(store_settings) as (table, stream):
+    async with clients(store_settings) as (table, stream), contextlib.AsyncExitStack() as closing:
         metrics, store = WorkerMetrics(), Store(table)
         _watch(metrics.links, table, stream)
         source = EncoderSource(store, Generations(table), Rollovers(table), settings)
@@ -115,7 +115,8 @@ async def open_worker(
         queue, roster = PushQueue(stream, settings), Roster(stream)
         stop = asyncio.Event()
         patiently = Patience(stop, metrics)
-        stages = Stages(queue, windows, store, sequences, settings, metrics, patiently)
+        loader = await closing.enter_async_context(open_pictures(settings, metrics.decoders_died.inc))
+        stages = Stages(queue, windows, store, sequences, settings, metrics, patiently, loader.load)
         worker = Worker(queue, stages, sequences, source, roster, settings, metrics, patiently, stop)
         app = FastAPI(title="Repcenter encoder worker", version="1", redirect_slashes=False)
         install_problems(app, "worker")

@@ -144,6 +144,9 @@ class WorkerMetrics:
         self.batch_limit = Gauge(
             "repcenter_batch_limit", "Most entries that a micro-batch takes now.", registry=self.registry
         )
+        self.decoders_died = Counter(
+            "repcenter_decoders_died_total", "Processes that died while they decoded.", registry=self.registry
+        )
         self.trimmed = Counter(
             "repcenter_dead_letters_trimmed_total",
             "Dead letters that had to go for newer ones.",

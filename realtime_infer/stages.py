@@ -43,7 +43,8 @@ async def decode_in_a_thread(items: Sequence[Item], size: tuple[int, int]) -> Pi
 
 
 class Stages:
-    """What batches pass. decode: pictures -> pixels, beside the model; size: learns from the encoding."""
+    """What batches pass. decode: what items say of their pictures -> pixels, beside the model; size: learns
+    from the encoding."""
 
     def __init__(
         self,
