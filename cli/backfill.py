@@ -15,6 +15,7 @@ from rich.table import Table
 from cli.progress import stage
 from cli.shelf import shelf
 from contracts.errors import Unavailable
+from contracts.space import DEFAULT_BUCKETS
 from param_server.rollover import Preparing, Rollovers
 from param_server.server import Server
 from param_server.settings import StoreSettings
@@ -57,9 +58,9 @@ async def begin_rollover(
         await asyncio.sleep(_LOOK_S)
 
 
-def begin(var: Path, uri: str, digest: str | None, buckets: int, wait_s: float, as_json: bool) -> None:
+def begin(var: Path, uri: str, digest: str | None, buckets: int | None, wait_s: float, as_json: bool) -> None:
     """From now on every push goes to this encoder's space too."""
-    encoder = Encoder.open(uri, digest, buckets=buckets)
+    encoder = Encoder.open(uri, digest, buckets=buckets or DEFAULT_BUCKETS)
 
     async def run(url: str) -> list[str]:
         async with clients(_settings(url)) as (table, stream):
@@ -115,7 +116,7 @@ def run_backfill(
     data: Path,
     uri: str,
     digest: str | None,
-    buckets: int,
+    buckets: int | None,
     offline: str | None,
     *,
     following: bool,
@@ -128,7 +129,7 @@ def run_backfill(
     from training.data.catalogue import load_catalogue
 
     console = Console(stderr=as_json)
-    encoder = Encoder.open(uri, digest, buckets=buckets)
+    encoder = Encoder.open(uri, digest, buckets=buckets or DEFAULT_BUCKETS)
     root = offline or str((var / "offline").resolve())
 
     async def run(url: str) -> BackfillReport:

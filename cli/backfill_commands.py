@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from contracts.space import DEFAULT_BUCKETS
-
 rollover_app = typer.Typer(
     help="The next encoder: pushes go to its space too until it serves.", no_args_is_help=True
 )
@@ -16,7 +14,10 @@ rollover_app = typer.Typer(
 VarDir = Annotated[Path, typer.Option("--var", help="Directory of everything that is written.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Digest = Annotated[str | None, typer.Option(help="Digest that the bundle must have.")]
-Buckets = Annotated[int, typer.Option(min=1, help="Hash buckets of the space, part of its identity.")]
+Buckets = Annotated[
+    int | None,
+    typer.Option(min=1, help="Hash buckets of the space, part of its identity; for 100,000 items if absent."),
+]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait until all workers encode for the space.")]
 DEFAULT_VAR = Path("var")
 
@@ -25,7 +26,7 @@ DEFAULT_VAR = Path("var")
 def begin(
     encoder: Annotated[str, typer.Argument(help="The next encoder's bundle (a directory or fsspec URI).")],
     digest: Digest = None,
-    buckets: Buckets = DEFAULT_BUCKETS,
+    buckets: Buckets = None,
     wait: Wait = 60.0,
     var: VarDir = DEFAULT_VAR,
     json: Json = False,
@@ -56,7 +57,7 @@ def backfill(
     data: Annotated[Path, typer.Argument(help="Directory of items.parquet (docs/data.md).")],
     encoder: Annotated[str, typer.Option(help="Encoder bundle (a directory or fsspec URI).")],
     digest: Digest = None,
-    buckets: Buckets = DEFAULT_BUCKETS,
+    buckets: Buckets = None,
     offline: Annotated[str | None, typer.Option(help="Root of the offline table; <var>/offline.")] = None,
     following: Annotated[
         bool, typer.Option("--next", help="Begin a rollover first: pushes go to the space too.")
