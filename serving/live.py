@@ -1,7 +1,8 @@
-"""Which generation each scene serves now: follow the pointers, load beside, swap, let the old one go.
+"""Which generation each scene serves now: follow the pointers, load beside, try, swap, let the old one go.
 
-A generation that does not load is refused and logged; what served before keeps serving, and the
-refused one is tried again with growing pauses (its bundle may only be late).
+A generation that does not load, or whose scores drift too far on recorded requests, is refused and
+logged; what served before keeps serving, and the refused one is tried again with growing pauses (its
+bundle may only be late).
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from param_server.generations import Generations
 from param_server.scene_pointer import ScenePointer
 from param_server.store import Store
 from serving.cached_rows import CachedRows
+from serving.drift import DriftLimits, measure_drift
 from serving.loaded import LoadedGeneration, load_generation
 from serving.metrics import Metrics
+from serving.recorded import RecordedRequests
 from serving.settings import ScorerSettings
 
 log = logging.getLogger(__name__)
@@ -27,10 +30,11 @@ _LONGEST_PAUSE_S = 60.0
 
 @dataclass(frozen=True)
 class Serving:
-    """What a scene serves: one generation, put live by the pointer's revision."""
+    """What a scene serves: one generation, of the pointer's revision; previous: what served before."""
 
     loaded: LoadedGeneration
     revision: int
+    previous: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class LiveGenerations:
         self._metrics = metrics
         self._kernels = kernels
         self._cached = cached
+        self.recorded = RecordedRequests(settings.scenes, settings.drift_requests)
         self._serving: dict[str, Serving] = {}
         self._refused: dict[str, _Refusal] = {}
         self._refreshing = asyncio.Lock()
@@ -116,7 +121,7 @@ class LiveGenerations:
     async def _follow(self, scene: str, pointer: ScenePointer) -> None:
         now = self._serving.get(scene)
         if now is not None and now.loaded.id == pointer.generation_id:
-            self._serving[scene] = Serving(now.loaded, pointer.revision)
+            self._serving[scene] = Serving(now.loaded, pointer.revision, pointer.previous)
             self._refused.pop(scene, None)
             return
         refused = self._refused.get(scene)
@@ -130,13 +135,31 @@ class LiveGenerations:
             )
             if self._cached is not None:
                 await self._cached.prepare(loaded)
+            if now is not None and loaded.id not in now.previous:  # the way back is never barred
+                await self._try(scene, now.loaded, loaded)
         except Exception as error:  # whatever is wrong with a new generation must not stop the old one
             self._refuse(scene, pointer.generation_id, error, refused)
             return
-        self._serving[scene] = Serving(loaded, pointer.revision)
+        self._serving[scene] = Serving(loaded, pointer.revision, pointer.previous)
         self._refused.pop(scene, None)
         self._metrics.swapped(scene, now.loaded.id if now else None, loaded.id)
         log.info("scene %s serves generation %s (revision %d)", scene, loaded.id, pointer.revision)
+
+    async def _try(self, scene: str, serving: LoadedGeneration, candidate: LoadedGeneration) -> None:
+        """Recorded requests through both; GateFailed where the scores drift beyond the limits."""
+        recorded = self.recorded.of(scene)
+        if not recorded:
+            return
+        rows = self._store if self._cached is None else self._cached.cache
+        drift = await measure_drift(rows, serving, candidate, recorded)
+        self._metrics.drifted(scene, drift)
+        log.info(
+            "scene %s: generation %s beside %s on %d recorded requests: logits differ by %.4f, "
+            "rank correlation %.4f, lost candidates %.4f",
+            *(scene, candidate.id, serving.id, drift.requests, drift.logit, drift.rank, drift.lost),
+        )
+        limits = self._settings
+        drift.refuse(DriftLimits(limits.drift_max_logit, limits.drift_min_rank, limits.drift_max_lost))
 
     def _shared(self, generation_id: str) -> LoadedGeneration | None:
         """A generation that another scene serves already is loaded once."""

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from contracts.scores import STATUS_NAMES, Scores
 from doors.link_metrics import LinkMetrics
+from serving.drift import Drift
 
 Door = Literal["http", "grpc"]
 _BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -62,8 +63,15 @@ class Metrics:
         )
         self._refusals = Counter(
             "repcenter_generation_refusals_total",
-            "Activated generations that did not load, by scene; the one before keeps serving.",
+            "Activated generations that did not load or drifted, by scene; the one before keeps serving.",
             ["scene"],
+            registry=self.registry,
+        )
+        self._drift = Gauge(
+            "repcenter_generation_drift",
+            "Of the newest generation that was tried on recorded requests: mean difference of logits, "
+            "rank correlation, share of candidates lost.",
+            ["scene", "measure"],
             registry=self.registry,
         )
         self.rows_in_flight = Gauge(
@@ -95,6 +103,10 @@ class Metrics:
             self._generation.remove(scene, old)
         self._generation.labels(scene, new).set(1)
         self._swaps.labels(scene).inc()
+
+    def drifted(self, scene: str, drift: Drift) -> None:
+        for measure, value in (("logit", drift.logit), ("rank", drift.rank), ("lost", drift.lost)):
+            self._drift.labels(scene, measure).set(value)
 
     def refused(self, scene: str) -> None:
         self._refusals.labels(scene).inc()

@@ -122,6 +122,7 @@ class Scorer:
             ),
         )
         self._metrics.scored(result)
+        self._live.recorded.add(request, loaded.schema.history_length, now_ms)
         return result
 
     def _leave(self, rows: int, work: Future[_Computed] | None) -> None:

@@ -90,6 +90,31 @@ class ScorerSettings(BaseSettings):
     poll_s: float = Field(
         default=1.0, gt=0, le=60, description="How often the scenes' active pointers are read, in seconds."
     )
+    drift_requests: int = Field(
+        default=64,
+        ge=0,
+        le=10_000,
+        description="Newest requests of each scene kept in memory; a generation is tried on them beside the "
+        "one that serves before it takes over. 0: none, and nothing is tried.",
+    )
+    drift_max_logit: float | None = Field(
+        default=None,
+        ge=0,
+        description="Largest mean difference of logits on them; beyond it the generation is refused here and "
+        "the old one keeps serving. Unset: told, not held to anything.",
+    )
+    drift_min_rank: float | None = Field(
+        default=None,
+        ge=-1,
+        le=1,
+        description="Least mean rank correlation (Spearman) of candidates on them; likewise.",
+    )
+    drift_max_lost: float | None = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Largest share of candidates that have a score now and would be missing; likewise.",
+    )
     max_body_bytes: int = Field(
         default=4 << 20,
         ge=1024,
