@@ -106,6 +106,9 @@ def bench_table(
         str | None,
         typer.Option(help="Further counts of items, separated by commas. [default: 10000,100000,1000000]"),
     ] = None,
+    nodes: Annotated[
+        str, typer.Option(help="Primaries of the clusters to measure, separated by commas; empty: none.")
+    ] = "1,2,3",
     layouts: Annotated[str, typer.Option(help="Further rows per bucket, separated by commas.")] = "",
     feast: Annotated[
         bool | None, typer.Option(help="Also measure Feast, in an environment of its own.")
@@ -115,7 +118,7 @@ def bench_table(
     ] = False,
     var: VarDir = Path("var"),
 ) -> None:
-    """The tables: bytes per item, cold reads beside a bare MGET and Feast, bulk load (under ten minutes).
+    """The tables: bytes per item, reads beside a bare MGET and Feast, loads, clusters (under ten minutes).
 
     Interrupted, it goes on with the next case.
     """
@@ -137,6 +140,7 @@ def bench_table(
         result = run(
             items=items or (20_000 if quick else 200_000),
             growth=_counts("growth", growth) if growth is not None else () if quick else GROWTH,
+            nodes=_counts("nodes", nodes),
             rounds=200 if quick else 1_000,
             rows_per_bucket=_counts("layouts", layouts),
             feast=var / "bench" / "feast" if (not quick if feast is None else feast) else None,

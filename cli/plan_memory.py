@@ -14,11 +14,12 @@ from rich.table import Table
 from cli.progress import stage
 from contracts.errors import Conflict, InvalidInput
 from param_server.bench_server import servers
+from param_server.cache_plan import cache_bytes, check_cache, plan_cache
 from param_server.connection import connect
 from param_server.embedded import EmbeddedServer
 from param_server.memory_model import ServerKind
 from param_server.plan_check import TOLERANCE, Check, check, sample_of
-from param_server.planner import Catalogue, Plan, plan, plan_cache
+from param_server.planner import Catalogue, Plan, plan
 from param_server.settings import StoreSettings
 
 KINDS = (
@@ -45,12 +46,16 @@ def print_plan(catalogue: Catalogue, verify: bool, on_server: bool, as_json: boo
     plans = [plan(catalogue, kind) for kind in KINDS]
     cache = plan_cache(catalogue)
     checks = _check(catalogue, on_server, as_json) if verify or on_server else []
+    if verify and catalogue.cached:
+        with stage(Console(stderr=as_json), "Filling a cache in a process") as advance:
+            checks.append(check_cache(catalogue, advance))
     if as_json:
         document: dict[str, Any] = {"plans": [p.to_json() for p in plans], "cache": cache.to_json()}
+        document["cache_bytes"] = cache_bytes(catalogue)
         document["checks"] = [c.to_json() for c in checks]
         print(json.dumps(document))
     else:
-        _print(Console(), plans, cache, checks)
+        _print(Console(), plans, cache, cache_bytes(catalogue), checks)
     wrong = [c for c in checks if not c.holds]
     if wrong:
         raise Conflict(f"{wrong[0].server}: the plan is {wrong[0].error:+.1%} off, more than {TOLERANCE:.0%}")
@@ -86,7 +91,7 @@ def _check(catalogue: Catalogue, on_server: bool, as_json: bool) -> list[Check]:
     return found
 
 
-def _print(console: Console, plans: list[Plan], cache: Plan, checks: list[Check]) -> None:
+def _print(console: Console, plans: list[Plan], cache: Plan, setting: int, checks: list[Check]) -> None:
     table = Table(
         "rows", "count", "bytes", *(p.server for p in plans), title="bytes per row, with all it costs"
     )
@@ -98,7 +103,8 @@ def _print(console: Console, plans: list[Plan], cache: Plan, checks: list[Check]
     console.print(table)
     for part in cache.parts:
         console.print(
-            f"{part.name} in a process: {part.rows:,} of {part.each:,.0f} B, {_bytes(part.total)}",
+            f"{part.name} in a process: {part.rows:,} of {part.each:,.0f} B, {_bytes(part.total)}; "
+            f"with REPCENTER_CACHE_BYTES={setting}",
             highlight=False,
         )
     for c in checks:

@@ -24,11 +24,16 @@ class Frequency:
     """
 
     def __init__(self, width: int) -> None:
-        bits = max(6, (width - 1).bit_length())
+        bits = _bits(width)
         self._shift = np.uint64(64 - bits)
         self._counts = np.zeros((_ROWS, 1 << bits), np.uint8)
         self._row = np.arange(_ROWS)[:, None]
         self._added = 0
+
+    @staticmethod
+    def bytes_of(width: int) -> int:
+        """What the counters take."""
+        return _ROWS << _bits(width)
 
     def add(self, ids: Sequence[str]) -> None:
         """One more question for each of K distinct ids."""
@@ -55,3 +60,7 @@ class Frequency:
         hashes = np.fromiter(map(hash, ids), np.int64, len(ids)).view(np.uint64)
         places: npt.NDArray[np.uint64] = (hashes * _FACTORS) >> self._shift
         return places
+
+
+def _bits(width: int) -> int:
+    return max(6, (width - 1).bit_length())

@@ -24,7 +24,7 @@ class IdIndex:
     """
 
     def __init__(self, capacity: int) -> None:
-        bits = max(3, (3 * capacity).bit_length())
+        bits = _bits(capacity)
         self._capacity = capacity
         self._mask, self._shift = (1 << bits) - 1, np.uint64(64 - bits)
         self._table = np.full(1 << bits, _EMPTY, np.int32)
@@ -32,6 +32,11 @@ class IdIndex:
         self._ids: list[str | None] = [None] * max(1, capacity)
         self._there = np.zeros(capacity, bool)
         self._filled = 0  # places of the table that are not empty
+
+    @staticmethod
+    def bytes_of(capacity: int) -> int:
+        """What it takes beside the ids themselves: places of 4 bytes; hash, pointer and flag of each slot."""
+        return (4 << _bits(capacity)) + capacity * (8 + 8 + 1)
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self._there))
@@ -95,6 +100,10 @@ class IdIndex:
 
     def _at(self, slots: Slots) -> Slots:
         return (self._hashes[slots] >> self._shift).astype(np.int64)
+
+
+def _bits(capacity: int) -> int:
+    return max(3, (3 * capacity).bit_length())
 
 
 def _hashes(ids: Sequence[str]) -> Hashes:

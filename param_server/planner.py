@@ -7,7 +7,6 @@ ratio): leave a third free.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -122,24 +121,6 @@ def plan(catalogue: Catalogue, kind: ServerKind) -> Plan:
             for (name, rows, payload, _, total), n in zip(parts, found, strict=True)
         ),
     )
-
-
-def plan_cache(catalogue: Catalogue) -> Plan:
-    """What a process needs to hold `cached` rows: one matrix, and a dict of ids to its rows."""
-    rows = catalogue.cached
-    if not rows:
-        return Plan("process", ())
-    name = sys.getsizeof(b"") + catalogue.id_bytes
-    slots = 1 << _exponent(rows * 3 / 2)
-    index = (slots * 4 + (slots * 2 // 3) * 24) / rows  # indices of 4 bytes, entries of three words
-    payload = catalogue.record_bytes + catalogue.id_row_bytes
-    each = payload + (name + 15) // 16 * 16 + 32 + index
-    return Plan("process", (Part("cached rows", rows, payload, each, round(each * rows)),))
-
-
-def _exponent(value: float) -> int:
-    """The exponent of the power of two that is not smaller, at least 3."""
-    return max(3, int(np.ceil(np.log2(value))))
 
 
 def _table(

@@ -46,6 +46,12 @@ class SlotTable:
         self._asked = 0
         self._frequency = Frequency(_SKETCH * capacity)
 
+    @staticmethod
+    def bytes_of(capacity: int, row_bytes: int) -> int:
+        """What so many slots take beside the ids: row, flag, sequence, count, index, sketch."""
+        own = capacity * (row_bytes + 1 + 8 + 1)
+        return own + IdIndex.bytes_of(capacity) + Frequency.bytes_of(_SKETCH * capacity)
+
     def __len__(self) -> int:
         return len(self._index)
 

@@ -13,10 +13,13 @@ from typing import Any
 from contracts.errors import InvalidInput
 from param_server.bench_ledger import BenchLedger
 from param_server.bench_server import servers
-from param_server.table_case import COUNTS, DIM, Case, Measured, measure
+from param_server.cluster_bench import over_nodes
+from param_server.table_case import COUNTS, DIM, Case, Measured, draw, measure
 
 LEAST_ITEMS = 2_000
 GROWTH = (10_000, 100_000, 1_000_000)
+NODES = (1, 2, 3)
+_MOST_ON_NODES = 200  # reads of a cluster
 
 Progress = Callable[[str, int, int], None]
 
@@ -25,6 +28,7 @@ def run(
     *,
     items: int = 200_000,
     growth: Sequence[int] = (),
+    nodes: Sequence[int] = NODES,
     rounds: int = 1_000,
     feast: Path | None = None,
     rows_per_bucket: Sequence[int] = (),
@@ -34,12 +38,13 @@ def run(
 ) -> dict[str, Any]:
     """Measure on every server that is installed: what `last_line` prints, and `cases`.
 
-    items: random 12-character ids, 2 x 128 and 3 x 128; growth: further counts of items, 2 x 128; rounds:
-    reads of 164 ids of each kind, interleaved, in proportion fewer of 1,064; feast: directory of Feast's
-    environment, made where absent, None leaves Feast out; rows_per_bucket: other layouts to compare, 2 x 128;
-    checkpoint: where finished cases are noted, so that a run that was interrupted goes on; progress: called
-    with what is being done; say_case: with a line of each case. The servers sync every write (appendfsync
-    always). InvalidInput for less than LEAST_ITEMS.
+    items: random 12-character ids, 2 x 128 and 3 x 128; growth: further counts of items, 2 x 128; nodes: of
+    the clusters that hold `items` of 2 x 128, one cluster after another; rounds: reads of 164 ids of each
+    kind, interleaved, in proportion fewer of 1,064; feast: directory of Feast's environment, made where
+    absent, None leaves Feast out; rows_per_bucket: other layouts to compare, 2 x 128; checkpoint: where
+    finished cases are noted, so that a run that was interrupted goes on; progress: called with what is being
+    done; say_case: with a line of each case. The servers sync every write (appendfsync always), those of
+    clusters every second. InvalidInput for less than LEAST_ITEMS.
     """
     for count in (items, *growth):
         if count < LEAST_ITEMS:
@@ -60,9 +65,20 @@ def run(
         found.append(measured)
         if say_case is not None:
             say_case(_line(measured))
+    last = _keys(found, items)
+    last["nodes"] = []
+    for count in nodes:
+        name = f"cluster of {count}, {items:,} items 2 x {DIM}"
+        row = (ledger.get(name) if ledger else None) or _over(count, items, rounds, name, progress)
+        if ledger:
+            ledger.add(name, row)
+        last["nodes"].append(row)
+        if say_case is not None:
+            reads = " ".join(f"{n}: {row[f'cold_{n}_p50_ms']:.2f} ms" for n in COUNTS)
+            say_case(f"{name} {reads} load {row['load_records_per_s']:,.0f}/s")
     if ledger:
         ledger.finish()
-    return {**_keys(found, items), "cases": found}
+    return {**last, "cases": found}
 
 
 def last_line(result: dict[str, Any], whole: bool) -> str:
@@ -89,6 +105,19 @@ def _measure(
     first = n == 0
     with tempfile.TemporaryDirectory() as scratch:
         return asyncio.run(measure(case, binary, Path(scratch), rounds, feast if first else None, first, say))
+
+
+def _over(nodes: int, items: int, rounds: int, name: str, progress: Progress | None) -> Measured:
+    """The same items on a cluster of so many primaries."""
+    if progress is not None:
+        progress(f"{name}: loading, reading", 0, 1)
+    space = Case("cluster", items, 2).space()
+    with tempfile.TemporaryDirectory() as scratch:
+        repeats = min(rounds, _MOST_ON_NODES)
+        (row,) = asyncio.run(
+            over_nodes(Path(scratch), space, *draw(space, items), nodes=(nodes,), repeats=repeats)
+        )
+    return row
 
 
 def _keys(found: Sequence[Measured], items: int) -> dict[str, Any]:

@@ -70,7 +70,7 @@ async def measure(
     """
     space = case.space()
     say("drawing vectors", 0, 1)
-    ids, records = _draw(space, case.items)
+    ids, records = draw(space, case.items)
     file = folder / "rows.parquet"
     with RecordFileWriter(file, space) as writer:
         for at in range(0, case.items, _CHUNK):
@@ -131,7 +131,7 @@ async def _load(redis: Redis, file: Path, say: Say) -> LoadReport:
     )
 
 
-def _draw(space: Space, items: int) -> tuple[list[str], Rows]:
+def draw(space: Space, items: int) -> tuple[list[str], Rows]:
     """Random 12-character ids, all distinct, and unit vectors of random directions."""
     generator = np.random.default_rng(0)
     numbers = np.unique(generator.integers(0, 1 << 48, items + items // 100 + 10))

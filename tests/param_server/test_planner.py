@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +14,12 @@ from redis.asyncio import Redis
 from contracts.codec import CONTENT_FP16
 from contracts.errors import InvalidInput
 from param_server.behaviours import Behaviours, Count
+from param_server.cache_plan import cache_bytes, check_cache, plan_cache
 from param_server.connection import connect
 from param_server.embedded import EmbeddedServer, find_binary
 from param_server.memory_model import ServerKind, listpack, listpack_entry, poisson
 from param_server.plan_check import SAMPLE, check, sample_of
-from param_server.planner import Catalogue, plan, plan_cache
+from param_server.planner import Catalogue, plan
 from param_server.settings import StoreSettings
 
 JEMALLOC, LIBC = ServerKind("redis", "jemalloc"), ServerKind("valkey", "libc")
@@ -104,18 +104,24 @@ def test_a_plan_adds_up_and_grows_with_what_is_asked() -> None:
     assert plan(Catalogue(0), LIBC).total == 0
 
 
-def test_a_cache_is_a_matrix_and_a_dict() -> None:
-    catalogue = Catalogue(items=0, dims=(128, 128), id_dim=16, cached=50_000)
-    tracemalloc.start()
-    try:
-        matrix = np.zeros((catalogue.cached, catalogue.record_bytes + catalogue.id_row_bytes), np.int8)
-        index = {b"item%08d" % n: n for n in range(catalogue.cached)}
-        taken = tracemalloc.get_traced_memory()[0]
-    finally:
-        tracemalloc.stop()
-    assert len(index) == len(matrix)
-    assert plan_cache(catalogue).total == pytest.approx(taken, rel=0.05)
-    assert plan_cache(Catalogue(items=1)).total == 0
+CACHES = {
+    "records": Catalogue(items=0, dims=(128, 128), cached=1),
+    "and ID rows": Catalogue(items=0, attributes=4, id_dim=16, cached=1, id_bytes=36),
+}
+
+
+@pytest.mark.parametrize("shape", CACHES.values(), ids=CACHES)
+def test_a_cache_takes_what_was_planned(shape: Catalogue) -> None:
+    found = check_cache(shape)
+    assert found.holds, found.to_json()
+    assert found.sample.cached == SAMPLE
+    assert found.predicted < cache_bytes(found.sample)  # so many rows have a place within that setting
+
+
+def test_a_cache_of_no_rows_takes_nothing() -> None:
+    assert plan_cache(Catalogue(items=1)).total == cache_bytes(Catalogue(items=1)) == 0
+    with pytest.raises(InvalidInput, match="id_bytes: are too few"):
+        check_cache(Catalogue(items=0, id_bytes=3, cached=1))
 
 
 def test_samples_are_small_and_of_the_same_shape() -> None:

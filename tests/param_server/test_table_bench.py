@@ -25,7 +25,12 @@ KEYS = [
 def test_the_last_line_has_every_figure(tmp_path: Path) -> None:
     said: list[str] = []
     steps: list[str] = []
-    options: dict[str, Any] = {"items": table_bench.LEAST_ITEMS, "rounds": 4, "growth": [3_000]}
+    options: dict[str, Any] = {
+        "items": table_bench.LEAST_ITEMS,
+        "rounds": 4,
+        "growth": [3_000],
+        "nodes": [1, 2],
+    }
     options |= {"rows_per_bucket": [64], "checkpoint": tmp_path}
     result = table_bench.run(
         **options, progress=lambda text, _done, _total: steps.append(text), say_case=said.append
@@ -37,7 +42,9 @@ def test_the_last_line_has_every_figure(tmp_path: Path) -> None:
     assert last["feast_164_p50_ms"] is None
     assert 0 < last["cached_164_p50_us"] < last["cached_1064_p50_us"]
     servers = {case["server"] for case in result["cases"]}
-    assert len(result["cases"]) == len(said) == 4 * len(servers)
+    assert len(result["cases"]) == len(said) - 2 == 4 * len(servers)
+    assert [(row["nodes"], len(row["memory_per_node"])) for row in last["nodes"]] == [(1, 1), (2, 2)]
+    assert all(row["items"] == 2_000 and row["cold_164_p50_ms"] > 0 for row in last["nodes"])
     for case in result["cases"]:
         assert case["item_bytes"] > case["record_bytes"]
         assert min(case["cold_164_p50_ms"], case["mget_1064_p50_ms"], case["load_records_per_s"]) > 0
@@ -50,7 +57,12 @@ def test_the_last_line_has_every_figure(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_with_the_next_case(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"items": table_bench.LEAST_ITEMS, "rounds": 2, "checkpoint": tmp_path}
+    options: dict[str, Any] = {
+        "items": table_bench.LEAST_ITEMS,
+        "rounds": 2,
+        "checkpoint": tmp_path,
+        "nodes": [],
+    }
     said: list[str] = []
 
     def stop(line: str) -> None:
