@@ -31,7 +31,8 @@ class ScoreRequest:
     user, context: columns by name, as the ranker's schema reads them; a column that it lacks is ignored, one
     that is not given reads as absent. timestamp_ms: when the request was made, None = now. query: what was
     searched for, a vector for any modalities of the space, of any length but zero; empty = no search.
-    A ranker that reads no search ignores it.
+    A ranker that reads no search ignores it. request_id: the caller's name of the request, None = the scorer
+    gives one.
     """
 
     candidates: Sequence[str]
@@ -42,6 +43,7 @@ class ScoreRequest:
     context: Mapping[str, AttributeValue] = field(default_factory=dict)
     timestamp_ms: int | None = None
     query: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    request_id: str | None = None
 
 
 def check_request(request: ScoreRequest) -> ScoreRequest:
@@ -71,6 +73,8 @@ def check_request(request: ScoreRequest) -> ScoreRequest:
         _check_time(request.timestamp_ms, "timestamp_ms")
         if last_ms is not None and request.timestamp_ms < last_ms:
             raise InvalidInput("timestamp_ms", request.timestamp_ms, "is before the newest behaviour")
+    if request.request_id is not None:
+        check_item_id(request.request_id, "request_id")
     check_attributes(request.user, "user")
     check_attributes(request.context, "context")
     if len(request.query) > MAX_MODALITIES:

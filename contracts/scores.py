@@ -52,6 +52,7 @@ class Scores:
     """scores: (N,) float32 click probabilities in candidate order, NaN where missing.
 
     statuses: (N,) uint8 of OK (content record found), COLD (ID row alone) and MISSING (neither).
+    request_id: the request's own, or the one that the scorer gave it.
     """
 
     scene: str
@@ -60,6 +61,7 @@ class Scores:
     statuses: npt.NDArray[np.uint8]
     completeness: Completeness
     timings: Timings
+    request_id: str = ""
 
     def status_names(self) -> list[str]:
         """The statuses in words, in candidate order."""

@@ -249,6 +249,7 @@ def score_body(
             "context": dict(request.context),
             "timestamp_ms": request.timestamp_ms,
             "query": {name: list(vector) for name, vector in request.query.items()},
+            "request_id": request.request_id,
         },
         option=orjson.OPT_SERIALIZE_NUMPY,
     )
@@ -264,6 +265,7 @@ def read_scores(body: bytes) -> Scores:
         np.array([_STATUS_OF_NAME[name] for name in document["statuses"]], dtype=np.uint8),
         Completeness(**document["completeness"]),
         Timings(**{f"{stage}_ms": ms for stage, ms in document["timings_ms"].items()}),
+        document["request_id"],
     )
 
 
@@ -278,6 +280,7 @@ def score_message(request: ScoreRequest, generation: str | None = None) -> pb.Sc
         context=column_messages(request.context),
         timestamp_ms=request.timestamp_ms,
         query={name: pb.Vector(values=vector) for name, vector in request.query.items()},
+        request_id=request.request_id,
     )
 
 
@@ -299,6 +302,7 @@ def read_score_message(message: pb.ScoreResponse) -> Scores:
             stale=c.stale,
         ),
         Timings(t.queue_ms, t.fetch_ms, t.assemble_ms, t.run_ms, t.total_ms),
+        message.request_id,
     )
 
 

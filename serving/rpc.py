@@ -103,6 +103,7 @@ def score_request(message: pb.ScoreRequest) -> ScoreRequest:
         context=read_columns(message.context, "context"),
         timestamp_ms=message.timestamp_ms if message.HasField("timestamp_ms") else None,
         query={name: list(vector.values) for name, vector in message.query.items()},
+        request_id=message.request_id if message.HasField("request_id") else None,
     )
 
 
@@ -131,4 +132,5 @@ def score_response(scores: Scores) -> pb.ScoreResponse:
             run_ms=t.run_ms,
             total_ms=t.total_ms,
         ),
+        request_id=scores.request_id,
     )

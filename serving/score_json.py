@@ -30,10 +30,12 @@ EXAMPLE_BODY: dict[str, Any] = {
     "query": {},
     "deadline_ms": 100,
     "top_k": 1,
+    "request_id": "page-7f3a",
 }
 EXAMPLE_ANSWER: dict[str, Any] = {
     "scene": "default",
     "generation": "g0123456789ab",
+    "request_id": "page-7f3a",
     "scores": [0.412, 0.087, None],
     "statuses": ["ok", "cold", "missing"],
     "completeness": {
@@ -119,6 +121,13 @@ class ScoreBody:
             examples=[{"text": [0.1, -0.2, 0.3]}],
         ),
     ] = field(default_factory=dict)
+    request_id: Annotated[
+        str | None,
+        Field(
+            description="Your name of this request, 1 to 256 bytes, to find it again in the score log; "
+            "absent: the scorer gives one."
+        ),
+    ] = None
 
     def request(self) -> ScoreRequest:
         return ScoreRequest(
@@ -130,6 +139,7 @@ class ScoreBody:
             self.context,
             self.timestamp_ms,
             self.query,
+            self.request_id,
         )
 
 
@@ -169,6 +179,7 @@ class ScoreAnswer(BaseModel):
 
     scene: str
     generation: str
+    request_id: str
     scores: list[float | None]
     statuses: list[Literal["ok", "cold", "missing"]]
     completeness: CompletenessAnswer
@@ -193,6 +204,7 @@ def score_answer(scores: Scores, candidates: list[str], top_k: int | None) -> by
     answer = {
         "scene": scores.scene,
         "generation": scores.generation,
+        "request_id": scores.request_id,
         "scores": scores.scores,
         "statuses": scores.status_names(),
         "completeness": asdict(scores.completeness),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -26,6 +28,7 @@ from serving.behaviours import with_stored
 from serving.live import LiveGenerations
 from serving.loaded import LoadedGeneration
 from serving.metrics import Metrics
+from serving.scored import Observer, Scored
 from serving.settings import ScorerSettings
 
 
@@ -49,7 +52,10 @@ class Scorer:
         settings: ScorerSettings,
         metrics: Metrics,
         behaviours: Behaviours | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
+        """observers: called with each answered request on the event loop; they neither wait nor raise."""
+        self._observers = observers
         self._rows = rows
         self._behaviours = behaviours
         self._live = live
@@ -81,6 +87,8 @@ class Scorer:
         task = asyncio.current_task()
         try:
             loaded = self._live.pin(request.scene, generation)
+            if request.request_id is None:
+                request = replace(request, request_id=uuid.uuid4().hex)
             if not request.candidates:
                 return _empty(request, loaded, began)
             async with asyncio.timeout(limit_s):
@@ -120,9 +128,12 @@ class Scorer:
                 run_ms=computed.run_s * 1e3,
                 total_ms=(time.perf_counter() - began) * 1e3,
             ),
+            request.request_id or "",
         )
         self._metrics.scored(result)
         self._live.recorded.add(request, loaded.schema.history_length, now_ms)
+        for observe in self._observers:
+            observe(Scored(request, now_ms, loaded, assembled, fetched, result))
         return result
 
     def _leave(self, rows: int, work: Future[_Computed] | None) -> None:
@@ -179,4 +190,5 @@ def _empty(request: ScoreRequest, loaded: LoadedGeneration, began: float) -> Sco
         np.zeros(0, dtype=np.uint8),
         Completeness(0, 0, 0, 0),
         Timings(0.0, 0.0, 0.0, 0.0, (time.perf_counter() - began) * 1e3),
+        request.request_id or "",
     )

@@ -37,6 +37,7 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "context": (7, "map<string, Attribute>"),
         "timestamp_ms": (8, "optional int64"),
         "query": (9, "map<string, Vector>"),
+        "request_id": (10, "optional string"),
     },
     "Vector": {"values": (1, "repeated float")},
     "Completeness": {
@@ -63,6 +64,7 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "statuses": (4, "repeated CandidateStatus"),
         "completeness": (5, "Completeness"),
         "timings": (6, "Timings"),
+        "request_id": (7, "string"),
     },
     "ListGenerationsRequest": {},
     "Scene": {"name": (1, "string"), "generation": (2, "string"), "revision": (3, "uint64")},

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from contracts.codec import tombstones
+from contracts.errors import InvalidInput, TooLarge
 from contracts.request import Behaviour, ScoreRequest
 from contracts.scores import Completeness
 from contracts.window import Window
+from param_server.windows import Windows
 from serving.app import RunningScorer
 from serving.client import GrpcClient, HttpClient
 from tests.ranker_bundle import recompute
-from tests.serving.conftest import COLD, HISTORY, HOSTILE, WITH_CONTENT, World
+from tests.serving.conftest import COLD, HISTORY, HOSTILE, WITH_CONTENT, World, until
 
 UNKNOWN = ["never-seen", "auch nie"]
 REQUESTS = {
@@ -105,5 +107,25 @@ async def test_a_deleted_item_is_not_scored_by_its_content(running: RunningScore
     async with HttpClient(running.http_url) as client:
         assert (await client.score(ScoreRequest(gone))).status_names() == ["ok", "ok"]
         rows = tombstones(space.dtype, np.array([1_000, 1_001], dtype=np.uint64))
-        await world.store.commit_window(Window(space, gone, rows, 0))
-        assert (await client.score(ScoreRequest(gone))).status_names() == ["cold", "missing"]
+        windows = Windows(world.store, world.redis, 10)
+        await windows.announce(await windows.commit(Window(space, gone, rows, 0)))
+
+        async def seen() -> bool:
+            return (await client.score(ScoreRequest(gone))).status_names() == ["cold", "missing"]
+
+        await until(seen)
+
+
+async def test_a_request_keeps_its_id_or_is_given_one(running: RunningScorer) -> None:
+    async with HttpClient(running.http_url) as http, GrpcClient(running.grpc_target) as rpc:
+        for client in (http, rpc):
+            for candidates in (["item-1"], []):
+                named = await client.score(ScoreRequest(candidates, request_id="page {7}\0"))
+                given = [(await client.score(ScoreRequest(candidates))).request_id for _ in range(2)]
+                assert named.request_id == "page {7}\0"
+                assert len(set(given)) == 2
+                assert all(len(name) == 32 for name in given)
+            with pytest.raises(InvalidInput, match="request_id"):
+                await client.score(ScoreRequest(["item-1"], request_id=""))
+            with pytest.raises(TooLarge, match="request_id"):
+                await client.score(ScoreRequest(["item-1"], request_id="x" * 257))

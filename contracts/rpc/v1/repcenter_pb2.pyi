@@ -57,7 +57,7 @@ class Vector(_message.Message):
     def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("scene", "user_id", "behaviours", "candidates", "generation", "user", "context", "timestamp_ms", "query")
+    __slots__ = ("scene", "user_id", "behaviours", "candidates", "generation", "user", "context", "timestamp_ms", "query", "request_id")
     class UserEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +88,7 @@ class ScoreRequest(_message.Message):
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_MS_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     scene: str
     user_id: str
     behaviours: _containers.RepeatedCompositeFieldContainer[Behaviour]
@@ -97,7 +98,8 @@ class ScoreRequest(_message.Message):
     context: _containers.MessageMap[str, Attribute]
     timestamp_ms: int
     query: _containers.MessageMap[str, Vector]
-    def __init__(self, scene: _Optional[str] = ..., user_id: _Optional[str] = ..., behaviours: _Optional[_Iterable[_Union[Behaviour, _Mapping]]] = ..., candidates: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ..., user: _Optional[_Mapping[str, Attribute]] = ..., context: _Optional[_Mapping[str, Attribute]] = ..., timestamp_ms: _Optional[int] = ..., query: _Optional[_Mapping[str, Vector]] = ...) -> None: ...
+    request_id: str
+    def __init__(self, scene: _Optional[str] = ..., user_id: _Optional[str] = ..., behaviours: _Optional[_Iterable[_Union[Behaviour, _Mapping]]] = ..., candidates: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ..., user: _Optional[_Mapping[str, Attribute]] = ..., context: _Optional[_Mapping[str, Attribute]] = ..., timestamp_ms: _Optional[int] = ..., query: _Optional[_Mapping[str, Vector]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Completeness(_message.Message):
     __slots__ = ("behaviours_asked", "behaviours_found", "candidates_asked", "candidates_found", "columns_asked", "columns_found", "behaviours_source", "stale")
@@ -134,20 +136,22 @@ class Timings(_message.Message):
     def __init__(self, queue_ms: _Optional[float] = ..., fetch_ms: _Optional[float] = ..., assemble_ms: _Optional[float] = ..., run_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("scene", "generation", "scores", "statuses", "completeness", "timings")
+    __slots__ = ("scene", "generation", "scores", "statuses", "completeness", "timings", "request_id")
     SCENE_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     STATUSES_FIELD_NUMBER: _ClassVar[int]
     COMPLETENESS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     scene: str
     generation: str
     scores: _containers.RepeatedScalarFieldContainer[float]
     statuses: _containers.RepeatedScalarFieldContainer[CandidateStatus]
     completeness: Completeness
     timings: Timings
-    def __init__(self, scene: _Optional[str] = ..., generation: _Optional[str] = ..., scores: _Optional[_Iterable[float]] = ..., statuses: _Optional[_Iterable[_Union[CandidateStatus, str]]] = ..., completeness: _Optional[_Union[Completeness, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+    request_id: str
+    def __init__(self, scene: _Optional[str] = ..., generation: _Optional[str] = ..., scores: _Optional[_Iterable[float]] = ..., statuses: _Optional[_Iterable[_Union[CandidateStatus, str]]] = ..., completeness: _Optional[_Union[Completeness, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class ListGenerationsRequest(_message.Message):
     __slots__ = ()
