@@ -49,4 +49,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         return
     for name, counted in lines:
         print(f"{name}: {', '.join(f'{what} {count:,}' for what, count in counted.items())}")
-    print(json.dumps({"tests": len(lines), **sum((counted for _, counted in lines), Counter())}))
+    total: Counter[str] = Counter()
+    for _, counted in lines:
+        total.update(counted)  # keeps zeros
+    print(json.dumps({"tests": len(lines), **total}))
