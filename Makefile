@@ -35,8 +35,8 @@ check: install ## types, lint, format, import floors
 test: check ## the whole suite (at most 10 minutes on 2 cores)
 	$(BIN)/python -m pytest --durations=10
 
-test-faults: install ## kills, stops, cuts and skewed clocks on real servers (about five minutes)
-	$(BIN)/python -m pytest tests/faults tests/param_server/test_shelf_machine.py tests/serving -m faults
+test-faults: install ## kills, stops, cuts and skewed clocks on real servers (about seven minutes; PICTURES=, SEED=)
+	$(if $(PICTURES),PICTURES=$(PICTURES)) $(if $(SEED),SEED=$(SEED)) $(BIN)/python -m pytest tests/faults tests/param_server/test_shelf_machine.py tests/serving -m faults
 
 demo: install ## the main job, end to end (DATA=<dir> for your own data, KEEP=1 to leave it running)
 	$(BIN)/repcenter demo $(if $(DATA),--data $(DATA)) $(if $(IMAGE_TOWER),--image-tower $(IMAGE_TOWER)) $(if $(KEEP),--keep)

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -52,11 +52,23 @@ class Endpoints:
 
 
 class Stack:
-    """Four child processes over one Redis. Their output goes to <var>/logs."""
+    """Child processes over one Redis, one of each service. Their output goes to <var>/logs.
 
-    def __init__(self, var: Path, redis_url: str) -> None:
+    workers: how many; the second is `worker-2`, and so on. settings: environment of all services, over the
+    caller's.
+    """
+
+    def __init__(
+        self,
+        var: Path,
+        redis_url: str,
+        *,
+        workers: int = 1,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         ports = {name: _port(preferred) for name, preferred in PORTS.items()}
         self._var = var
+        self._settings = dict(settings or {})
         self.endpoints = Endpoints(
             redis_url=redis_url,
             stream_url=StoreSettings().stream_url or redis_url,
@@ -72,6 +84,7 @@ class Stack:
             "door": (ports["door_http"], ports["door_grpc"]),
             "worker": (ports["worker_http"], 0),
             "sink": (ports["sink_http"], 0),
+            **{f"worker-{n}": (_port(0), 0) for n in range(2, workers + 1)},
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -99,10 +112,14 @@ class Stack:
             "REPCENTER_HOST": _HOST,
             "REPCENTER_HTTP_PORT": str(http_port),
             "REPCENTER_GRPC_PORT": str(grpc_port),
+            **self._settings,
         }
+        command = name.partition("-")[0]
+        if command != name:
+            environment["REPCENTER_CONSUMER"] = name
         with (self._var / "logs" / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "cli.main", name],
+                [sys.executable, "-m", "cli.main", command],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -115,16 +132,19 @@ class Stack:
         self._processes[name].kill()
         self._processes[name].wait()
 
+    def pause(self, name: str) -> None:
+        """SIGSTOP one service: it keeps its connections and does nothing."""
+        self._processes[name].send_signal(signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        """SIGCONT."""
+        self._processes[name].send_signal(signal.SIGCONT)
+
     def wait_ready(
         self, names: tuple[str, ...] = ("door", "scorer", "worker"), timeout_s: float = 60.0
     ) -> None:
         """Until each named service says ready. Raises Unavailable with the end of its log otherwise."""
-        urls = {
-            "scorer": self.endpoints.scorer_http,
-            "door": self.endpoints.door_http,
-            "worker": self.endpoints.worker_http,
-            "sink": self.endpoints.sink_http,
-        }
+        urls = {name: f"http://{_HOST}:{http_port}" for name, (http_port, _) in self._services.items()}
         deadline = time.monotonic() + timeout_s
         for name in names:
             while not answers_http(f"{urls[name]}/health/ready"):
@@ -160,9 +180,11 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running_stack(var: Path, redis_url: str) -> Iterator[Stack]:
+def running_stack(
+    var: Path, redis_url: str, *, workers: int = 1, settings: Mapping[str, str] | None = None
+) -> Iterator[Stack]:
     """A started stack that is stopped at the end, whatever happens."""
-    stack = Stack(var, redis_url)
+    stack = Stack(var, redis_url, workers=workers, settings=settings)
     try:
         stack.start()
         yield stack

@@ -62,9 +62,9 @@ class Told:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Pictures and titles. source: where they are from."""
+    """Pictures and titles. kind: real or drawn."""
 
-    source: str
+    kind: str
     pictures: list[bytes]
     titles: list[str]
 
@@ -78,7 +78,7 @@ class Catalogue:
         titles = pq.read_table(files[1], columns=["item_id", "title"])
         by_id = dict(zip(titles["item_id"].to_pylist(), titles["title"].to_pylist(), strict=True))
         ids = rows["item_id"].to_pylist()
-        return cls(str(directory), rows["jpeg"].to_pylist(), [by_id.get(i) or str(i) for i in ids])
+        return cls("real", rows["jpeg"].to_pylist(), [by_id.get(i) or str(i) for i in ids])
 
     @classmethod
     def drawn(cls) -> Catalogue:
