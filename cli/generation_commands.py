@@ -119,6 +119,55 @@ def activate(
     )
 
 
+@generations_app.command("canary")
+def canary(
+    generation: str,
+    share: Annotated[
+        str, typer.Option(help="Of users, such as 5% or 0.05; again with another: more, fewer.")
+    ],
+    scene: Annotated[str, typer.Option(help="Scene whose users get it.")] = "default",
+    salt: Annotated[
+        str | None, typer.Option(help="Decides which users; the generation's id if absent.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even where a gate fails; the log keeps it, with the reason.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="With --force: why.")] = None,
+    by: By = None,
+    catalogue: Catalogue = None,
+    min_coverage: MinCoverage = None,
+    min_id_coverage: MinIdCoverage = None,
+    golden_tolerance: GoldenTolerance = None,
+    sample: Sample = None,
+    var: VarDir = DEFAULT_VAR,
+    json: Json = False,
+) -> None:
+    """Let a share of a scene's users get a generation once the gates have passed it."""
+    from cli.generations import canary as run
+    from cli.generations import limits
+
+    if force != (reason is not None):
+        raise typer.BadParameter("--force needs a --reason, and a reason needs --force", param_hint="--force")
+    settings = limits(min_coverage, min_id_coverage, golden_tolerance, sample)
+    run(var, generation, scene, share, salt, settings, catalogue, reason, by, json)
+
+
+@generations_app.command("promote")
+def promote(scene: Scene = "default", by: By = None, var: VarDir = DEFAULT_VAR, json: Json = False) -> None:
+    """Let all users of a scene get its canary."""
+    from cli.generations import promote as run
+
+    run(var, scene, by, json)
+
+
+@generations_app.command("abort")
+def abort(scene: Scene = "default", by: By = None, var: VarDir = DEFAULT_VAR, json: Json = False) -> None:
+    """End a scene's canary: all users get what the scene serves."""
+    from cli.generations import abort as run
+
+    run(var, scene, by, json)
+
+
 @generations_app.command("roll-back")
 def roll_back(scene: Scene = "default", by: By = None, var: VarDir = DEFAULT_VAR) -> None:
     """Let a scene serve the generation before; asks no gates."""

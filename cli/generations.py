@@ -20,8 +20,8 @@ from rich.table import Table
 
 from cli.progress import stage
 from cli.shelf import shelf
-from contracts.errors import NotFound
-from param_server.activation import Checked, activate_checked, check_generation
+from contracts.errors import InvalidInput, NotFound
+from param_server.activation import Checked, activate_checked, canary_checked, check_generation
 from param_server.activation_log import GateResult, LogLine, Trace, read_log
 from param_server.connection import connect
 from param_server.coverage import coverage, live_catalogue
@@ -80,6 +80,11 @@ def print_generations(var: Path, as_json: bool) -> None:
                 "ranker": g.ranker_digest[:12],
                 "id_table": g.id_table.name,
                 "scenes": [s for s, pointer in scenes.items() if pointer.generation_id == g.id],
+                "canary_of": {
+                    s: p.canary.share
+                    for s, p in scenes.items()
+                    if p.canary is not None and p.canary.generation_id == g.id
+                },
                 "previous_of": [s for s, pointer in scenes.items() if g.id in pointer.previous],
             }
             for g in await generations.list()
@@ -90,10 +95,21 @@ def print_generations(var: Path, as_json: bool) -> None:
         print(json.dumps(rows))
         return
     table = Table()
-    for name in ("generation", "created", "space", "encoder", "ranker", "ID table", "serves", "roll back in"):
+    for name in (
+        "generation",
+        "created",
+        "space",
+        "encoder",
+        "ranker",
+        "ID table",
+        "serves",
+        "tried by",
+        "roll back in",
+    ):
         table.add_column(name, overflow="fold")
     for row in rows:
         row["created_ms"] = _when(row["created_ms"])
+        row["canary_of"] = [f"{share:.3g} of {s}" for s, share in row["canary_of"].items()]
         table.add_row(*(escape(", ".join(v) if isinstance(v, list) else str(v)) for v in row.values()))
     Console().print(table)
 
@@ -194,14 +210,82 @@ def activate(
     print(f"scene {scene}: generation {pointer.generation_id}, revision {pointer.revision}")
 
 
+def canary(
+    var: Path,
+    generation: str,
+    scene: str,
+    share: str,
+    salt: str | None,
+    settings: GenerationSettings,
+    catalogue: Path | None,
+    force: str | None,
+    by: str | None,
+    as_json: bool,
+) -> None:
+    """Gates, then a share of the scene's users."""
+    who, part = by or _who(), _share(share)
+
+    async def move(redis: Server) -> tuple[Checked, ScenePointer]:
+        Trace(who, forced=force)
+        checked = await _ask(redis, generation, scene, settings, catalogue, as_json)
+        if not as_json:
+            _print_gates(checked.gates)
+        return checked, await canary_checked(redis, scene, checked, part, by=who, salt=salt, force=force)
+
+    checked, pointer = with_redis(var, move)
+    if as_json:
+        gates = [asdict(gate) for gate in checked.gates]
+        print(json.dumps({"scene": scene, **asdict(pointer), "gates": gates, "forced": not checked.passed}))
+        return
+    if not checked.passed:
+        print(f"a gate failed and was overruled: {force}")
+    _print_pointer(scene, pointer)
+
+
+def promote(var: Path, scene: str, by: str | None, as_json: bool) -> None:
+    """All users get the canary."""
+    _moved(var, scene, by, as_json, lambda generations, trace: generations.promote(scene, trace=trace))
+
+
+def abort(var: Path, scene: str, by: str | None, as_json: bool) -> None:
+    """No user gets the canary any more."""
+    _moved(var, scene, by, as_json, lambda generations, trace: generations.abort(scene, trace=trace))
+
+
 def roll_back(var: Path, scene: str, by: str | None) -> None:
     """The generation before, at once."""
+    _moved(var, scene, by, False, lambda generations, trace: generations.roll_back(scene, trace=trace))
 
-    async def move(redis: Server) -> ScenePointer:
-        return await Generations(redis).roll_back(scene, trace=Trace(by or _who()))
 
-    pointer = with_redis(var, move)
-    print(f"scene {scene}: generation {pointer.generation_id}, revision {pointer.revision}")
+def _moved(
+    var: Path,
+    scene: str,
+    by: str | None,
+    as_json: bool,
+    move: Callable[[Generations, Trace], Awaitable[ScenePointer]],
+) -> None:
+    async def act(redis: Server) -> ScenePointer:
+        return await move(Generations(redis), Trace(by or _who()))
+
+    pointer = with_redis(var, act)
+    if as_json:
+        print(json.dumps({"scene": scene, **asdict(pointer)}))
+    else:
+        _print_pointer(scene, pointer)
+
+
+def _print_pointer(scene: str, pointer: ScenePointer) -> None:
+    tried = pointer.canary
+    told = "" if tried is None else f"; {tried.share:.4g} of users get {tried.generation_id}"
+    print(f"scene {scene}: generation {pointer.generation_id}, revision {pointer.revision}{told}")
+
+
+def _share(text: str) -> float:
+    """5%, 0.05; InvalidInput."""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise InvalidInput("share", text, "must be a share such as 5% or 0.05") from None
 
 
 def print_log(var: Path, scene: str, count: int, as_json: bool) -> None:
@@ -222,7 +306,7 @@ def print_log(var: Path, scene: str, count: int, as_json: bool) -> None:
         table.add_row(
             _when(line.at_ms),
             escape(line.trace.by),
-            line.action,
+            line.action if line.share is None else f"{line.action} {line.share:.4g}",
             line.left or "nothing",
             line.to,
             str(line.revision),

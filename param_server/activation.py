@@ -34,6 +34,12 @@ class Checked:
             if not gate.passed:
                 raise GateFailed(gate.gate, gate.value, gate.threshold, gate.detail)
 
+    def trace(self, by: str, force: str | None) -> Trace:
+        """What the log is told; GateFailed where a gate failed and no reason overrules it."""
+        if force is None:
+            self.refuse()
+        return Trace(by, self.gates, None if self.passed else force)
+
 
 async def check_generation(
     redis: Server,
@@ -71,9 +77,31 @@ async def activate_checked(
         raise Conflict(
             f"scene {shown(scene)} is at revision {checked.revision}, expected {expected_revision}"
         )
-    if force is None:
-        checked.refuse()
-    trace = Trace(by, checked.gates, None if checked.passed else force)
     return await Generations(redis).activate(
-        scene, checked.generation.id, expected_revision=checked.revision, trace=trace
+        scene,
+        checked.generation.id,
+        expected_revision=checked.revision,
+        trace=checked.trace(by, force),
+    )
+
+
+async def canary_checked(
+    redis: Server,
+    scene: str,
+    checked: Checked,
+    share: float,
+    *,
+    by: str,
+    salt: str | None = None,
+    force: str | None = None,
+) -> ScenePointer:
+    """Let a share of the scene's users get what the gates looked at. Raises as activate_checked; NotFound
+    (scene), InvalidInput (share, salt)."""
+    return await Generations(redis).canary(
+        scene,
+        checked.generation.id,
+        share,
+        salt=salt,
+        expected_revision=checked.revision,
+        trace=checked.trace(by, force),
     )

@@ -21,7 +21,7 @@ LINES = 1_000
 MAX_REASON = 1_000  # characters
 _MAX_BY = 200
 
-Action = Literal["activate", "roll back"]
+Action = Literal["activate", "roll back", "canary", "promote", "abort"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Trace:
 
 @dataclass(frozen=True)
 class LogLine:
-    """One move. at_ms: the server's clock; left: the generation that served before, None at the first."""
+    """One move. at_ms: the server's clock; left: the generation that served before, None at the first; share:
+    of users that a canary gets; `to` is the canary's generation where one begins, `left` where one ends."""
 
     at_ms: int
     action: Action
@@ -61,6 +62,7 @@ class LogLine:
     to: str
     revision: int
     trace: Trace
+    share: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -72,6 +74,7 @@ class LogLine:
             "by": self.trace.by,
             "gates": [asdict(gate) for gate in self.trace.gates],
             "forced": self.trace.forced,
+            **({} if self.share is None else {"share": self.share}),
         }
 
     def to_bytes(self) -> bytes:
@@ -95,6 +98,7 @@ def parse_line(at_ms: int, data: bytes) -> LogLine:
             str(document["to"]),
             int(document["revision"]),
             Trace(str(document["by"]), gates, document["forced"]),
+            document.get("share"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInput("activation log", data, f"is malformed: {error!r}") from error

@@ -46,6 +46,8 @@ def plan(control: Control, settings: GenerationSettings) -> Plan:
             needs[Part("generation", name)] = f"scene {scene} can be rolled back to it"
     for scene, pointer in control.scenes.items():
         needs[Part("generation", pointer.generation_id)] = f"scene {scene} serves it"
+        if pointer.canary is not None:
+            needs[Part("generation", pointer.canary.generation_id)] = f"scene {scene} tries it"
     for name, generation in control.generations.items():
         part = Part("generation", name)
         if weigh(part, needs.get(part)):

@@ -1,4 +1,4 @@
-"""Generations and the scenes that they serve: publish, list, activate, roll back.
+"""Generations and the scenes that they serve: publish, list, activate, try on a share of users, roll back.
 
 A scene's pointer moves by compare-and-set on its exact bytes, which hold a revision that only grows, so two
 writers never both believe that they were first. Every move writes a line of the scene's log.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 from contracts.bundle import open_bundle
@@ -20,7 +21,7 @@ from param_server import keys
 from param_server.activation_log import LINES, Action, LogLine, Trace
 from param_server.connection import redis_errors
 from param_server.parts import Part
-from param_server.scene_pointer import MAX_PREVIOUS, ScenePointer, parse_pointer
+from param_server.scene_pointer import MAX_PREVIOUS, Canary, ScenePointer, parse_pointer
 from param_server.scripts import Script
 from param_server.server import Server
 from param_server.store import Store, id_table_description
@@ -127,6 +128,7 @@ class Generations:
         trace: Trace | None = None,
     ) -> ScenePointer:
         """Point a scene at a published generation, atomically; what is active already is left as it is.
+        Activating its canary promotes it; Conflict where another one is being tried.
 
         Asks no gates: param_server.activation does, and tells in `trace` what they said.
         expected_revision: the revision that the caller saw (0: none yet); Conflict where it is another
@@ -143,13 +145,18 @@ class Generations:
                 return ScenePointer(generation_id, 1)
             if current.generation_id == generation_id:
                 return current
+            if current.canary is not None and current.canary.generation_id != generation_id:
+                raise Conflict(
+                    f"scene {shown(scene)} tries generation {current.canary.generation_id} on a share of "
+                    "users: promote or abort it first"
+                )
             previous = (current.generation_id, *current.previous)[:MAX_PREVIOUS]
             return ScenePointer(generation_id, revision + 1, previous)
 
         return await self._move(scene, move, "activate", trace or Trace())
 
     async def roll_back(self, scene: str, *, trace: Trace | None = None) -> ScenePointer:
-        """Point a scene at the generation before. NotFound where there is none."""
+        """Point a scene at the generation before; a canary ends. NotFound where there is none."""
 
         def move(current: ScenePointer | None) -> ScenePointer:
             if current is None:
@@ -159,6 +166,61 @@ class Generations:
             return ScenePointer(current.previous[0], current.revision + 1, current.previous[1:])
 
         return await self._move(scene, move, "roll back", trace or Trace())
+
+    async def canary(
+        self,
+        scene: str,
+        generation_id: str,
+        share: float,
+        *,
+        salt: str | None = None,
+        expected_revision: int | None = None,
+        trace: Trace | None = None,
+    ) -> ScenePointer:
+        """Let a share of a scene's users get a published generation; again with another share: more or fewer.
+
+        salt: decides which users, None = the one it has, or the generation's id. Asks no gates. Raises
+        NotFound (scene, generation), InvalidInput (share, salt), Conflict (it is active, another canary runs,
+        or the revision is another by now).
+        """
+
+        def move(current: ScenePointer | None) -> ScenePointer:
+            if current is None:
+                raise NotFound("scene", scene)
+            if expected_revision is not None and current.revision != expected_revision:
+                raise Conflict(
+                    f"scene {shown(scene)} is at revision {current.revision}, expected {expected_revision}"
+                )
+            if current.generation_id == generation_id:
+                raise Conflict(f"scene {shown(scene)} serves generation {generation_id} already")
+            old = current.canary
+            if old is not None and old.generation_id != generation_id:
+                raise Conflict(f"scene {shown(scene)} tries generation {old.generation_id}: abort it first")
+            new = Canary(generation_id, share, salt or (old.salt if old else generation_id))
+            return current if new == old else replace(current, revision=current.revision + 1, canary=new)
+
+        return await self._move(scene, move, "canary", trace or Trace())
+
+    async def promote(self, scene: str, *, trace: Trace | None = None) -> ScenePointer:
+        """Let all users of a scene get its canary. Conflict where there is none."""
+
+        def move(current: ScenePointer | None) -> ScenePointer:
+            canary = _canary_of(scene, current)
+            assert current is not None
+            previous = (current.generation_id, *current.previous)[:MAX_PREVIOUS]
+            return ScenePointer(canary.generation_id, current.revision + 1, previous)
+
+        return await self._move(scene, move, "promote", trace or Trace())
+
+    async def abort(self, scene: str, *, trace: Trace | None = None) -> ScenePointer:
+        """Let no user of a scene get its canary any more. Conflict where there is none."""
+
+        def move(current: ScenePointer | None) -> ScenePointer:
+            _canary_of(scene, current)
+            assert current is not None
+            return replace(current, revision=current.revision + 1, canary=None)
+
+        return await self._move(scene, move, "abort", trace or Trace())
 
     async def _read(self, scene: str) -> tuple[ScenePointer | None, bytes]:
         check_item_id(scene, "scene")
@@ -178,8 +240,10 @@ class Generations:
             new = move(current)
             if new == current:
                 return new
-            left = current.generation_id if current else None
-            line = LogLine(0, action, left, new.generation_id, new.revision, trace)
+            left, to = _from_to(current, new)
+            share = None if new.canary is None else new.canary.share
+            line = LogLine(0, action, left, to, new.revision, trace, share)
+            leaving = [old for old in (current.canary if current else None,) if old is not None]
             async with redis_errors(f"move scene {shown(scene)}"):
                 (status,) = await self._swap(
                     [keys.scenes(), keys.generations(), keys.used(), keys.activations(scene)],
@@ -187,15 +251,33 @@ class Generations:
                         scene.encode(),
                         read,
                         new.to_bytes(),
-                        new.generation_id.encode(),
-                        Part("generation", new.generation_id).field,
+                        to.encode(),
+                        Part("generation", to).field,
                         b"" if left is None else Part("generation", left).field,
                         line.to_bytes(),
                         b"%d" % LINES,
+                        *(Part("generation", old.generation_id).field for old in leaving),
                     ],
                 )
             if status == b"generation":
-                raise NotFound("generation", new.generation_id)
+                raise NotFound("generation", to)
             if status == b"ok":
                 return new
         raise Conflict(f"scene {shown(scene)} was moved by others {_ATTEMPTS} times in a row")
+
+
+def _canary_of(scene: str, pointer: ScenePointer | None) -> Canary:
+    if pointer is None:
+        raise NotFound("scene", scene)
+    if pointer.canary is None:
+        raise Conflict(f"scene {shown(scene)} has no canary")
+    return pointer.canary
+
+
+def _from_to(current: ScenePointer | None, new: ScenePointer) -> tuple[str | None, str]:
+    """The generations that a move is about: of a canary that begins or ends, it is one of them."""
+    if current is None or current.generation_id != new.generation_id:
+        return (current.generation_id if current else None), new.generation_id
+    if new.canary is not None:
+        return current.generation_id, new.canary.generation_id
+    return (current.canary.generation_id if current.canary else None), new.generation_id

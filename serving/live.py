@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from contracts.errors import Conflict, InvalidInput, NotFound, RepcenterError, Unavailable, UnknownVersion
+from contracts.request import ScoreRequest
 from param_server.generations import Generations
-from param_server.scene_pointer import ScenePointer
+from param_server.scene_pointer import Canary, ScenePointer
 from param_server.store import Store
 from serving.cached_rows import CachedRows
 from serving.drift import DriftLimits, measure_drift
@@ -26,6 +28,15 @@ from serving.settings import ScorerSettings
 
 log = logging.getLogger(__name__)
 _LONGEST_PAUSE_S = 60.0
+Role = Literal["active", "canary"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A generation that some users get beside the one that serves."""
+
+    loaded: LoadedGeneration
+    canary: Canary
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,11 @@ class Serving:
     loaded: LoadedGeneration
     revision: int
     previous: tuple[str, ...] = ()
+    trial: Trial | None = None
+
+    def knows(self, loaded: LoadedGeneration) -> bool:
+        """Whether it served here before, or is being tried."""
+        return loaded.id in self.previous or (self.trial is not None and self.trial.loaded is loaded)
 
 
 @dataclass(frozen=True)
@@ -67,24 +83,33 @@ class LiveGenerations:
         self._cached = cached
         self.recorded = RecordedRequests(settings.scenes, settings.drift_requests)
         self._serving: dict[str, Serving] = {}
-        self._refused: dict[str, _Refusal] = {}
+        self._refused: dict[tuple[str, Role], _Refusal] = {}
         self._refreshing = asyncio.Lock()
 
     def serving(self) -> dict[str, Serving]:
         """Scene -> what it serves, for the scenes that are loaded."""
         return dict(self._serving)
 
-    def pin(self, scene: str, generation_id: str | None = None) -> LoadedGeneration:
-        """The scene's live generation, or NotFound, Unavailable, Conflict (another one was asked for)."""
+    def pin(
+        self, scene: str, generation_id: str | None = None, request: ScoreRequest | None = None
+    ) -> LoadedGeneration:
+        """The scene's live generation, or its canary where that is the one asked for, or the request's user
+        gets it. NotFound, Unavailable, Conflict (a generation was asked for that is neither)."""
         serving = self._serving.get(scene)
         if serving is None:
             if scene not in self._settings.scenes:
                 raise NotFound("scene", scene)
-            refused = self._refused.get(scene)
+            refused = self._refused.get((scene, "active"))
             why = f": {refused.reason}" if refused else ""
             raise Unavailable(f"scene {scene!r} has no loaded generation{why}")
-        if generation_id is not None and generation_id != serving.loaded.id:
+        trial = serving.trial
+        if generation_id is not None:
+            for loaded in (serving.loaded, *((trial.loaded,) if trial else ())):
+                if loaded.id == generation_id:
+                    return loaded
             raise Conflict(f"scene {scene!r} serves generation {serving.loaded.id}, not {generation_id!r}")
+        if trial is not None and request is not None and trial.canary.takes(_whose(request)):
+            return trial.loaded
         return serving.loaded
 
     async def check(self) -> None:
@@ -116,34 +141,63 @@ class LiveGenerations:
                 if pointer is not None:
                     await self._follow(scene, pointer)
             if self._cached is not None:
-                self._cached.keep([serving.loaded for serving in self._serving.values()])
+                self._cached.keep(self._held())
 
     async def _follow(self, scene: str, pointer: ScenePointer) -> None:
         now = self._serving.get(scene)
         if now is not None and now.loaded.id == pointer.generation_id:
-            self._serving[scene] = Serving(now.loaded, pointer.revision, pointer.previous)
-            self._refused.pop(scene, None)
+            self._refused.pop((scene, "active"), None)
+            now = replace(now, revision=pointer.revision, previous=pointer.previous)
+        elif (loaded := await self._load(scene, "active", pointer.generation_id, now)) is not None:
+            self._metrics.swapped(scene, now.loaded.id if now else None, loaded.id)
+            log.info("scene %s serves generation %s (revision %d)", scene, loaded.id, pointer.revision)
+            now = Serving(loaded, pointer.revision, pointer.previous, now.trial if now else None)
+        if now is None:
             return
-        refused = self._refused.get(scene)
-        if refused is not None and refused.generation_id != pointer.generation_id:
+        self._serving[scene] = now
+        trial = await self._trial(scene, pointer.canary, now)
+        self._serving[scene] = replace(now, trial=trial)
+        self._metrics.serves(
+            scene, now.loaded.id, *([(trial.loaded.id, trial.canary.share)] if trial else [])
+        )
+
+    async def _trial(self, scene: str, canary: Canary | None, now: Serving) -> Trial | None:
+        """What a share of users gets. A canary that does not load leaves them what the others get."""
+        if canary is None:
+            self._refused.pop((scene, "canary"), None)
+            if now.trial is not None:
+                log.info("scene %s: generation %s is a canary no more", scene, now.trial.loaded.id)
+            return None
+        if now.trial is not None and now.trial.loaded.id == canary.generation_id:
+            return Trial(now.trial.loaded, canary)
+        loaded = await self._load(scene, "canary", canary.generation_id, now)
+        if loaded is None:
+            return None
+        log.info("scene %s: %g of users get generation %s", scene, canary.share, loaded.id)
+        return Trial(loaded, canary)
+
+    async def _load(
+        self, scene: str, role: Role, generation_id: str, now: Serving | None
+    ) -> LoadedGeneration | None:
+        """Loaded, warm and tried; None where it is refused, now or a short while ago."""
+        refused = self._refused.get((scene, role))
+        if refused is not None and refused.generation_id != generation_id:
             refused = None
         if refused is not None and time.monotonic() < refused.again_at:
-            return
+            return None
         try:
-            loaded = self._shared(pointer.generation_id) or await load_generation(
-                pointer.generation_id, self._generations, self._store, self._settings, self._kernels
+            loaded = self._shared(generation_id) or await load_generation(
+                generation_id, self._generations, self._store, self._settings, self._kernels
             )
             if self._cached is not None:
                 await self._cached.prepare(loaded)
-            if now is not None and loaded.id not in now.previous:  # the way back is never barred
+            if now is not None and not now.knows(loaded):  # the way back is never barred
                 await self._try(scene, now.loaded, loaded)
         except Exception as error:  # whatever is wrong with a new generation must not stop the old one
-            self._refuse(scene, pointer.generation_id, error, refused)
-            return
-        self._serving[scene] = Serving(loaded, pointer.revision, pointer.previous)
-        self._refused.pop(scene, None)
-        self._metrics.swapped(scene, now.loaded.id if now else None, loaded.id)
-        log.info("scene %s serves generation %s (revision %d)", scene, loaded.id, pointer.revision)
+            self._refuse(scene, role, generation_id, error, refused)
+            return None
+        self._refused.pop((scene, role), None)
+        return loaded
 
     async def _try(self, scene: str, serving: LoadedGeneration, candidate: LoadedGeneration) -> None:
         """Recorded requests through both; GateFailed where the scores drift beyond the limits."""
@@ -162,24 +216,35 @@ class LiveGenerations:
         drift.refuse(DriftLimits(limits.drift_max_logit, limits.drift_min_rank, limits.drift_max_lost))
 
     def _shared(self, generation_id: str) -> LoadedGeneration | None:
-        """A generation that another scene serves already is loaded once."""
-        return next(
-            (s.loaded for s in self._serving.values() if s.loaded.id == generation_id),
-            None,
-        )
+        """A generation that a scene serves already, or tries, is loaded once."""
+        return next((loaded for loaded in self._held() if loaded.id == generation_id), None)
 
-    def _refuse(self, scene: str, generation_id: str, error: Exception, refused: _Refusal | None) -> None:
+    def _held(self) -> list[LoadedGeneration]:
+        serving = self._serving.values()
+        return [s.loaded for s in serving] + [s.trial.loaded for s in serving if s.trial is not None]
+
+    def _refuse(
+        self, scene: str, role: Role, generation_id: str, error: Exception, refused: _Refusal | None
+    ) -> None:
         tries = refused.tries + 1 if refused else 1
         pause = min(_LONGEST_PAUSE_S, self._settings.poll_s * 2.0 ** min(tries, 16))
-        self._refused[scene] = _Refusal(generation_id, str(error), tries, time.monotonic() + pause)
+        self._refused[scene, role] = _Refusal(generation_id, str(error), tries, time.monotonic() + pause)
         self._metrics.refused(scene)
         serving = self._serving.get(scene)
         log.error(
-            "scene %s: generation %s refused, %s keeps serving: %s: %s",
+            "scene %s: generation %s refused as %s, %s keeps serving: %s: %s",
             scene,
             generation_id,
+            role,
             serving.loaded.id if serving else "nothing",
             type(error).__name__,
             error,
             exc_info=None if isinstance(error, RepcenterError) else error,
         )
+
+
+def _whose(request: ScoreRequest) -> bytes:
+    """What decides about the canary: the user; of a request that names none, its id."""
+    if request.user_id is not None:
+        return b"u" + request.user_id.encode()
+    return b"r" + (request.request_id or "").encode()

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from contracts.scores import STATUS_NAMES, Scores
 from doors.link_metrics import LinkMetrics
 from serving.drift import Drift
+from serving.generation_metrics import GenerationMetrics, OneGeneration
 
 Door = Literal["http", "grpc"]
 _BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -74,6 +75,15 @@ class Metrics:
             ["scene", "measure"],
             registry=self.registry,
         )
+        self._canary = Gauge(
+            "repcenter_canary_share",
+            "Share of users that get a generation beside the one that the scene serves.",
+            ["scene", "generation"],
+            registry=self.registry,
+        )
+        self._canary_shares: dict[str, dict[str, float]] = {}
+        self._of_generations = GenerationMetrics(self.registry, _BUCKETS_S)
+        self._by_generation: dict[tuple[str, str], OneGeneration] = {}
         self.rows_in_flight = Gauge(
             "repcenter_rows_in_flight", "Admitted rows not yet answered.", registry=self.registry
         )
@@ -93,6 +103,9 @@ class Metrics:
         counts = np.bincount(scores.statuses, minlength=len(STATUS_NAMES))[1:].tolist()
         for counter, count in zip(self._lookups, counts, strict=True):
             counter.inc(count)
+        of_generation = self._by_generation.get((scores.scene, scores.generation))
+        if of_generation is not None:  # else it was the last of one that serves no more
+            of_generation.scored(scores)
 
     def runs_with(self, kernels: Literal["compiled", "portable"]) -> None:
         """Said once, at start."""
@@ -107,6 +120,20 @@ class Metrics:
     def drifted(self, scene: str, drift: Drift) -> None:
         for measure, value in (("logit", drift.logit), ("rank", drift.rank), ("lost", drift.lost)):
             self._drift.labels(scene, measure).set(value)
+
+    def serves(self, scene: str, active: str, *canaries: tuple[str, float]) -> None:
+        """What a scene serves now; counts of other generations end. canaries: (id, share of users)."""
+        shares = dict(canaries)
+        for key in [k for k in self._by_generation if k[0] == scene and k[1] not in {active, *shares}]:
+            self._by_generation.pop(key).remove()
+        for generation in (active, *shares):
+            if (scene, generation) not in self._by_generation:
+                self._by_generation[scene, generation] = self._of_generations.of(scene, generation)
+        self._canary.clear()
+        self._canary_shares[scene] = shares
+        for name, told in self._canary_shares.items():
+            for generation, share in told.items():
+                self._canary.labels(name, generation).set(share)
 
     def refused(self, scene: str) -> None:
         self._refusals.labels(scene).inc()

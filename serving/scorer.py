@@ -86,9 +86,9 @@ class Scorer:
         work: Future[_Computed] | None = None
         task = asyncio.current_task()
         try:
-            loaded = self._live.pin(request.scene, generation)
             if request.request_id is None:
                 request = replace(request, request_id=uuid.uuid4().hex)
+            loaded = self._live.pin(request.scene, generation, request)
             if not request.candidates:
                 return _empty(request, loaded, began)
             async with asyncio.timeout(limit_s):

@@ -107,3 +107,28 @@ async def test_check_force_log_diff_and_collect(redis: Redis, server: EmbeddedSe
     assert listed["generation"] == new.id
     assert listed["scenes"] == ["default"]
     assert "earlier generation" in (await run(server, "roll-back", status=1)).stderr
+
+
+async def test_canary_promote_and_abort(redis: Redis, server: EmbeddedServer, tmp_path: Path) -> None:
+    old = await published(redis, tmp_path, "old", 20)
+    new = await published(redis, tmp_path, "new", 19)
+    await Generations(redis).activate("default", old.id)
+    assert "gate" in (await run(server, "canary", new.id, "--share", "5%", status=1)).stderr
+    forced = ("--force", "--reason", "a drill")
+    for share in ("five", "0", "100%"):
+        assert "share" in (await run(server, "canary", new.id, "--share", share, *forced, status=1)).stderr
+    tried = await answer(server, "canary", new.id, "--share", "5%", *forced)
+    assert tried["canary"] == {"generation_id": new.id, "share": 0.05, "salt": new.id}
+    listed = {g["generation"]: g["canary_of"] for g in await answer(server, "list")}
+    assert listed == {old.id: {}, new.id: {"default": 0.05}}
+    assert "0.05 of default" in (await run(server, "list")).stdout
+    assert (
+        f"revision 3; 0.5 of users get {new.id}"
+        in (await run(server, "canary", new.id, "--share", "0.5", *forced)).stdout
+    )
+    assert "canary 0.5" in (await run(server, "log")).stdout
+    assert (await answer(server, "abort"))["canary"] is None
+    assert "has no canary" in (await run(server, "promote", status=1)).stderr
+    await run(server, "canary", new.id, "--share", "0.5", *forced)
+    assert (await answer(server, "promote"))["generation_id"] == new.id
+    assert f"generation {old.id}" in (await run(server, "roll-back")).stdout

@@ -11,10 +11,12 @@ from contracts.codec import ID_INT8
 from contracts.errors import BrokenBundle, Conflict, InvalidInput, NotFound, SpaceMismatch, UnknownVersion
 from contracts.manifest import Generation, IdTable
 from param_server import keys
+from param_server.activation_log import read_log
+from param_server.collection import plan_collection
 from param_server.connection import connect
 from param_server.generations import Generations
-from param_server.scene_pointer import MAX_PREVIOUS, ScenePointer, parse_pointer
-from param_server.settings import StoreSettings
+from param_server.scene_pointer import MAX_PREVIOUS, Canary, ScenePointer, parse_pointer
+from param_server.settings import GenerationSettings, StoreSettings
 from param_server.store import Store
 from tests.param_server.samples import make_generation, make_id_rows, make_space, seal_ranker
 
@@ -160,11 +162,78 @@ async def test_a_pointer_is_versioned_json(redis: Redis) -> None:
     pointer = ScenePointer("gb", 3, ("ga",))
     assert pointer.to_bytes() == b'{"generation_id":"gb","previous":["ga"],"revision":3,"version":1}'
     assert parse_pointer(pointer.to_bytes()) == pointer
-    with pytest.raises(UnknownVersion, match="version 2"):
-        parse_pointer(pointer.to_bytes().replace(b'"version":1', b'"version":2'))
+    with pytest.raises(UnknownVersion, match="version 3"):
+        parse_pointer(pointer.to_bytes().replace(b'"version":1', b'"version":3'))
     for broken in (b"", b"[]", b'{"version":1}', b"\xff"):
         with pytest.raises(InvalidInput, match="scene pointer"):
             parse_pointer(broken)
     await redis.hset(keys.scenes().decode(), "home", '{"version":7}')
     with pytest.raises(UnknownVersion, match="version 7"):
         await Generations(redis).pointer("home")
+
+
+async def test_a_canary_is_widened_promoted_or_aborted(redis: Redis, tmp_path: Path) -> None:
+    generations, (a, b, c) = await published(redis, tmp_path, 3)
+    with pytest.raises(NotFound, match="no scene 'home'"):
+        await generations.canary("home", b, 0.1)
+    await generations.activate("home", a)
+    tried = await generations.canary("home", b, 0.05)
+    assert tried == ScenePointer(a, 2, (), Canary(b, 0.05, b))
+    assert await generations.pointer("home") == tried
+    assert await generations.canary("home", b, 0.05) == tried
+    wider = await generations.canary("home", b, 0.2, expected_revision=2)
+    assert wider == ScenePointer(a, 3, (), Canary(b, 0.2, b))
+    for generation, message in ((a, "serves generation"), (c, f"tries generation {b}")):
+        with pytest.raises(Conflict, match=message):
+            await generations.canary("home", generation, 0.1)
+    with pytest.raises(Conflict, match="promote or abort it first"):
+        await generations.activate("home", c)
+    with pytest.raises(Conflict, match="at revision 3, expected 2"):
+        await generations.canary("home", b, 0.5, expected_revision=2)
+    assert await generations.promote("home") == ScenePointer(b, 4, (a,))
+    for act in (generations.promote, generations.abort):
+        with pytest.raises(Conflict, match="has no canary"):
+            await act("home")
+    await generations.canary("home", c, 0.5, salt="s")
+    assert await generations.abort("home") == ScenePointer(b, 6, (a,))
+    await generations.canary("home", c, 0.5)
+    assert await generations.roll_back("home") == ScenePointer(a, 8)
+    with pytest.raises(NotFound, match="'g0'"):
+        await generations.canary("home", "g0", 0.5)
+    lines = await read_log(redis, "home")
+    assert [(line.action, line.left, line.to, line.share) for line in lines] == [
+        ("roll back", b, a, None),
+        ("canary", b, c, 0.5),
+        ("abort", c, b, None),
+        ("canary", b, c, 0.5),
+        ("promote", a, b, None),
+        ("canary", a, b, 0.2),
+        ("canary", a, b, 0.05),
+        ("activate", None, a, None),
+    ]
+
+
+async def test_a_canary_is_not_collected(redis: Redis, tmp_path: Path) -> None:
+    generations, (a, b) = await published(redis, tmp_path, 2)
+    await generations.activate("home", a)
+    await generations.canary("home", b, 0.05)
+    plan, _ = await plan_collection(redis, GenerationSettings(collect_grace_s=0, collect_keep=0))
+    assert plan.parts == ()
+    assert "scene home tries it" in {kept.why for kept in plan.kept}
+
+
+def test_who_gets_a_canary() -> None:
+    users = [f"user-{n}".encode() for n in range(4_000)]
+    few, more = ({u for u in users if Canary("g", share, "salt").takes(u)} for share in (0.05, 0.2))
+    assert few < more
+    assert 140 < len(few) < 260
+    assert 700 < len(more) < 900
+    other = {u for u in users if Canary("g", 0.05, "pepper").takes(u)}
+    assert len(other & few) < 40
+    assert [u for u in range(100) if Canary("g", 0.05, "salt").takes(b"user-%d" % u)] == [8, 13, 46, 61, 95]
+    for share, salt in ((0.0, "s"), (1.0, "s"), (float("nan"), "s"), (0.5, ""), (0.5, "s" * 201)):
+        with pytest.raises(InvalidInput):
+            Canary("g", share, salt)
+    pointer = ScenePointer("gb", 3, ("ga",), Canary("gc", 0.05, "salt"))
+    assert parse_pointer(pointer.to_bytes()) == pointer
+    assert b'"version":2' in pointer.to_bytes()
