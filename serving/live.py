@@ -104,7 +104,7 @@ class LiveGenerations:
             raise Unavailable(f"scene {scene!r} has no loaded generation{why}")
         trial = serving.trial
         if generation_id is not None:
-            for loaded in (serving.loaded, *((trial.loaded,) if trial else ())):
+            for loaded in [serving.loaded, *([] if trial is None else [trial.loaded])]:
                 if loaded.id == generation_id:
                     return loaded
             raise Conflict(f"scene {scene!r} serves generation {serving.loaded.id}, not {generation_id!r}")
