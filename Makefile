@@ -33,7 +33,7 @@ check: install ## types, lint, format, import floors
 	$(BIN)/lint-imports --config .importlinter
 
 test: check ## the whole suite (at most 10 minutes on 2 cores)
-	$(BIN)/python -m pytest --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --durations=10
 
 test-faults: install ## kills, stops, cuts and skewed clocks on real servers (about seven minutes; PICTURES=, SEED=)
 	$(if $(PICTURES),PICTURES=$(PICTURES)) $(if $(SEED),SEED=$(SEED)) $(BIN)/python -m pytest tests/faults tests/param_server/test_shelf_machine.py tests/serving -m faults

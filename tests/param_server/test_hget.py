@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import cast
 
 import numpy as np
 import pytest
@@ -37,18 +38,26 @@ class Wire:
         self.hold = False
         self.connections = 0
         self.url = ""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._serving: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def open(self) -> asyncio.Server:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         return server
 
+    async def close(self) -> None:
+        """Cut whatever is left, and wait until it has gone."""
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(*self._serving)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._serving.add(cast("asyncio.Task[None]", asyncio.current_task()))
         back, out = await asyncio.open_unix_connection(self._socket)
+        self._writers += [writer, out]
         up = asyncio.create_task(self._copy(reader, out))
-        self._tasks.add(up)
         try:
             while data := await back.read(1 << 14):
                 if self.budgets:
@@ -65,9 +74,11 @@ class Wire:
         except OSError:
             pass  # the client has gone
         finally:
-            up.cancel()
-            writer.close()
-            out.close()
+            for end in (writer, out):
+                end.close()
+                with contextlib.suppress(OSError):
+                    await end.wait_closed()
+            await up
 
     @staticmethod
     async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -83,6 +94,7 @@ async def wire(server: EmbeddedServer) -> AsyncIterator[Wire]:
     listening = await wire.open()
     yield wire
     listening.close()
+    await wire.close()
 
 
 @pytest_asyncio.fixture
