@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-faults test-install demo up loadtest bench-graph bench-train ranker-results proto format clean
+.PHONY: help install check test test-faults test-clients test-install demo up loadtest bench-graph bench-train ranker-results proto format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,11 @@ test: check ## the whole suite (at most 10 minutes on 2 cores)
 
 test-faults: install ## kills, stops, cuts and skewed clocks on real servers (about seven minutes; PICTURES=, SEED=)
 	$(if $(PICTURES),PICTURES=$(PICTURES)) $(if $(SEED),SEED=$(SEED)) $(BIN)/python -m pytest tests/faults tests/param_server/test_shelf_machine.py tests/serving -m faults
+
+test-clients: install ## clients of others, unchanged, in an environment of their own: tritonclient over HTTP and gRPC
+	$(PYTHON) -m venv var/clients
+	var/clients/bin/pip install --quiet --disable-pip-version-check 'tritonclient[http,grpc]==2.73.0'
+	$(BIN)/python -m pytest tests/serving -m clients
 
 demo: install ## the main job, end to end (DATA=<dir> for your own data, KEEP=1 to leave it running)
 	$(BIN)/repcenter demo $(if $(DATA),--data $(DATA)) $(if $(IMAGE_TOWER),--image-tower $(IMAGE_TOWER)) $(if $(KEEP),--keep)
@@ -71,7 +76,7 @@ proto: ## regenerate the gRPC stubs (its own environment: stubs of 1.81.1 load u
 	$(PYTHON) -m venv .venv-proto
 	.venv-proto/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.81.1
 	.venv-proto/bin/python -m grpc_tools.protoc -I . --python_out=. --grpc_python_out=. --pyi_out=. \
-	  contracts/rpc/v1/repcenter.proto
+	  contracts/rpc/v1/repcenter.proto contracts/rpc/v1/open_inference.proto
 
 format: install ## format and fix what can be fixed
 	$(BIN)/ruff format .

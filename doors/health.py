@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Response
+from fastapi.responses import PlainTextResponse
 
 from contracts.errors import RepcenterError
 from doors.problems import problem_responses
@@ -34,7 +35,9 @@ def add_health(
         await check()
         return {"status": "ready"}
 
-    @app.get("/metrics", tags=["health"], summary="Prometheus metrics")
+    @app.get(
+        "/metrics", tags=["health"], summary="Prometheus metrics", response_class=PlainTextResponse
+    )
     async def metrics() -> Response:
         return Response(await expose(), media_type=METRICS_TYPE)
 

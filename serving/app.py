@@ -25,6 +25,8 @@ from serving.kernels import ranker_kernels
 from serving.listing import Listing
 from serving.live import LiveGenerations
 from serving.metrics import Metrics
+from serving.oip import OpenInference
+from serving.oip_rpc import InferenceService
 from serving.readiness import Readiness
 from serving.rest import create_rest
 from serving.rpc import ScorerService, scorer_server
@@ -72,10 +74,11 @@ async def open_scorer(
         closing.callback(scorer.close)
         listing, readiness = Listing(generations, live), Readiness(live, metrics)
 
-        service = ScorerService(scorer, listing, metrics)
-        rpc = scorer_server(service, settings.host, settings.grpc_port, settings.max_body_bytes)
+        inference = OpenInference(scorer, live)
+        services = ScorerService(scorer, listing, metrics), InferenceService(inference, readiness, metrics)
+        rpc = scorer_server(*services, settings.host, settings.grpc_port, settings.max_body_bytes)
         closing.push_async_callback(rpc.stop, settings.stop_s)
-        rest = create_rest(scorer, listing, readiness, metrics, settings.max_body_bytes)
+        rest = create_rest(scorer, listing, readiness, metrics, settings.max_body_bytes, inference)
         url = await closing.enter_async_context(
             http_server(rest, settings.host, settings.http_port, settings.stop_s)
         )

@@ -12,7 +12,7 @@ from doors.link_metrics import LinkMetrics
 from serving.drift import Drift
 from serving.generation_metrics import GenerationMetrics, OneGeneration
 
-Door = Literal["http", "grpc"]
+Door = Literal["http", "grpc", "oip_http", "oip_grpc"]
 _BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 

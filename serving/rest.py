@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Coroutine
 from dataclasses import asdict
-from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -14,12 +11,14 @@ from fastapi.exceptions import RequestValidationError
 from starlette.requests import ClientDisconnect
 
 from contracts.errors import RepcenterError
-from contracts.scores import Scores
 from doors.body import read_body
 from doors.health import add_health
 from doors.problems import install_problems, problem_responses
+from serving.disconnect import CLIENT_CLOSED_REQUEST, while_connected
 from serving.listing import Listing
 from serving.metrics import Metrics
+from serving.oip import OpenInference
+from serving.oip_rest import add_open_inference
 from serving.readiness import Readiness
 from serving.score_json import (
     EXAMPLE_ANSWER,
@@ -32,12 +31,16 @@ from serving.score_json import (
 from serving.scorer import Scorer
 
 _JSON = "application/json"
-_CLIENT_CLOSED_REQUEST = 499
 _SCORE_ERRORS = ("invalid", "too_large", "not_found", "conflict", "overloaded", "unavailable", "deadline")
 
 
 def create_rest(
-    scorer: Scorer, listing: Listing, readiness: Readiness, metrics: Metrics, max_body_bytes: int
+    scorer: Scorer,
+    listing: Listing,
+    readiness: Readiness,
+    metrics: Metrics,
+    max_body_bytes: int,
+    inference: OpenInference,
 ) -> FastAPI:
     """The door's ASGI app."""
     app = FastAPI(
@@ -80,7 +83,7 @@ def create_rest(
             raise
         except ClientDisconnect:
             outcome = "cancelled"
-            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         finally:
             metrics.request("http", outcome, time.perf_counter() - began)
 
@@ -95,33 +98,6 @@ def create_rest(
     async def expose() -> bytes:
         return metrics.expose()
 
+    add_open_inference(app, inference, readiness, metrics, max_body_bytes)
     add_health(app, readiness.check, expose, "Every scene is loaded and the store answers")
     return app
-
-
-async def while_connected(request: Request, work: Coroutine[Any, Any, Scores]) -> Scores:
-    """Await `work`, cancelled with ClientDisconnect when the caller hangs up. The body must be read."""
-    task = asyncio.current_task()
-    assert task is not None
-
-    def hang_up(_: asyncio.Task[Any]) -> None:
-        if not watcher.cancelled():
-            task.cancel()
-
-    watcher = asyncio.ensure_future(_disconnected(request))
-    watcher.add_done_callback(hang_up)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if watcher.done() and not watcher.cancelled():
-            task.uncancel()
-            raise ClientDisconnect from None
-        raise
-    finally:
-        watcher.remove_done_callback(hang_up)
-        watcher.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import Any, cast
 
+import grpc.aio
+
 from contracts.errors import RepcenterError
 from contracts.request import Behaviour, ScoreRequest
 from contracts.rpc.columns import read_columns
@@ -14,8 +16,10 @@ from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from contracts.scores import Scores
 from doors.grpc_errors import Context, GrpcErrors
 from doors.grpc_server import GrpcServer
+from serving import oip_rpc
 from serving.listing import Listing
 from serving.metrics import Metrics
+from serving.oip_rpc import InferenceService
 from serving.scorer import Scorer
 
 SERVICE = "repcenter.v1.Scorer"
@@ -80,10 +84,16 @@ class ScorerService(pb_grpc.ScorerServicer):
         )
 
 
-def scorer_server(service: ScorerService, host: str, port: int, max_body_bytes: int) -> GrpcServer:
-    """The door, not yet started."""
-    add = cast(Any, pb_grpc.add_ScorerServicer_to_server)
-    return GrpcServer(SERVICE, lambda server: add(service, server), host, port, max_body_bytes)
+def scorer_server(
+    service: ScorerService, inference: InferenceService, host: str, port: int, max_body_bytes: int
+) -> GrpcServer:
+    """The door with both services, not yet started."""
+
+    def add(server: grpc.aio.Server) -> None:
+        cast(Any, pb_grpc.add_ScorerServicer_to_server)(service, server)
+        inference.add_to(server)
+
+    return GrpcServer(SERVICE, add, host, port, max_body_bytes, others=(oip_rpc.SERVICE,))
 
 
 def score_request(message: pb.ScoreRequest) -> ScoreRequest:

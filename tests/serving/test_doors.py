@@ -38,6 +38,11 @@ async def test_openapi_documents_what_the_door_does(running: RunningScorer) -> N
         assert (await http.get("/docs")).status_code == 200
     assert set(document["paths"]) == {
         *("/v1/score", "/v1/generations", "/health/live", "/health/ready", "/metrics"),
+        *("/v2", "/v2/health/live", "/v2/health/ready"),
+        *("/v2/models/{model}", "/v2/models/{model}/ready", "/v2/models/{model}/infer"),
+        "/v2/models/{model}/versions/{version}",
+        "/v2/models/{model}/versions/{version}/ready",
+        "/v2/models/{model}/versions/{version}/infer",
     }
 
 
@@ -69,14 +74,14 @@ async def test_grpc_health_and_reflection(running: RunningScorer) -> None:
     async with grpc.aio.insecure_channel(running.grpc_target) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         await running.rpc.tell(True)
-        for service in ("", "repcenter.v1.Scorer"):
+        for service in ("", "repcenter.v1.Scorer", "inference.GRPCInferenceService"):
             answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
         listed = await stub.ServerReflectionInfo(iter([asked])).read()
         names = {service.name for service in listed.list_services_response.service}
-        assert {"repcenter.v1.Scorer", "grpc.health.v1.Health"} <= names
+        assert {"repcenter.v1.Scorer", "inference.GRPCInferenceService", "grpc.health.v1.Health"} <= names
 
 
 async def test_a_kept_connection_answers_at_once(running: RunningScorer) -> None:
