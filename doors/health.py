@@ -35,9 +35,7 @@ def add_health(
         await check()
         return {"status": "ready"}
 
-    @app.get(
-        "/metrics", tags=["health"], summary="Prometheus metrics", response_class=PlainTextResponse
-    )
+    @app.get("/metrics", tags=["health"], summary="Prometheus metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(await expose(), media_type=METRICS_TYPE)
 

@@ -174,6 +174,7 @@ def score_requests(call: InferCall) -> list[ScoreRequest]:
             contexts[b],
             times[b],
             queries[b],
+            call.id or None if count == 1 else None,
         )
         for b in range(count)
     ]

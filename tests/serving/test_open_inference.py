@@ -317,7 +317,7 @@ async def test_hostile_bytes_on_both_doors(doors: Doors, raw: bytes, reason: str
 
 @pytest.mark.parametrize("length", ["-1", "9999999", "x", "²", ""])
 async def test_a_header_length_that_cannot_be(doors: Doors, length: str) -> None:
-    headers = {"Inference-Header-Content-Length": length.encode()}
+    headers = {b"Inference-Header-Content-Length": length.encode()}
     answer = await doors.http.post(SPACE + "/infer", json=body(), headers=headers)
     assert answer.status_code == 400
     assert "Inference-Header-Content-Length" in answer.json()["error"]

@@ -26,7 +26,9 @@ def session(kind: Any, target: str, **how: Any) -> dict[str, Any]:
         tensor.set_data_from_numpy(np.array([v.encode() for v in values], dtype=np.object_), **how)
         tensors.append(tensor)
     wanted = [kind.InferRequestedOutput(name, **how) for name in ("scores", "statuses")]
-    metadata = client.get_model_metadata("default", **({"as_json": True} if kind is tritonclient.grpc else {}))
+    metadata = client.get_model_metadata(
+        "default", **({"as_json": True} if kind is tritonclient.grpc else {})
+    )
     answers = [
         client.infer("default", tensors, request_id="42", client_timeout=5, timeout=5_000_000)
         if kind is tritonclient.grpc
