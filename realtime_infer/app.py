@@ -25,6 +25,7 @@ from param_server.server import links as links_of
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from param_server.windows import Windows
+from realtime_infer.bulk import Bulks
 from realtime_infer.clients import clients
 from realtime_infer.encoder_source import EncoderSource
 from realtime_infer.event_metrics import EventMetrics
@@ -81,20 +82,24 @@ class RunningSink:
 async def open_door(settings: EncoderSettings, store_settings: StoreSettings) -> AsyncIterator[RunningDoor]:
     """Open both doors; on leaving, finish what is in flight. Unavailable where a push could be lost."""
     async with clients(store_settings) as (table, stream), contextlib.AsyncExitStack() as closing:
-        metrics, ingest = DoorMetrics(), Ingest(stream, settings)
+        metrics = DoorMetrics()
+        ingest = Ingest(stream, settings, metrics.group)
+        bulks = Bulks(ingest, metrics, settings)
         _watch(metrics.links, table, stream)
         store = Store(table)
         statuses = Statuses(ingest, store, Generations(table), settings)
         await store.check_server()
         await ingest.check()
         await Sequences(ingest, stream, store).catch_up()
-        service = ItemsService(ingest, statuses, metrics)
+        service = ItemsService(ingest, bulks, statuses, metrics)
         events = Events(Behaviours(table, settings.max_behaviours), settings)
         event_metrics = EventMetrics(metrics.registry)
         rpc = items_server(service, EventsService(events, event_metrics), settings)
         closing.push_async_callback(rpc.stop, settings.stop_s)
         await rpc.start()
-        app = create_app(ingest, statuses, metrics, settings.max_body_bytes, events=(events, event_metrics))
+        app = create_app(
+            ingest, statuses, bulks, metrics, settings.max_body_bytes, events=(events, event_metrics)
+        )
         port = DOOR_HTTP_PORT if settings.http_port is None else settings.http_port
         url = await closing.enter_async_context(http_server(app, settings.host, port, settings.stop_s))
         closing.push_async_callback(cancel, asyncio.create_task(follow(ingest.check, rpc.tell, _READY_S)))

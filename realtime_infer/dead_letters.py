@@ -17,7 +17,8 @@ from redis.asyncio import Redis
 from contracts.errors import Conflict, InvalidInput, NotFound, shown
 from param_server.connection import redis_errors
 from param_server.store import Store
-from realtime_infer.ingest import INLINE_BYTES, Ingest
+from realtime_infer.acceptor import INLINE_BYTES
+from realtime_infer.ingest import Ingest
 from realtime_infer.push_entry import ITEM_ID, PAYLOAD, SEQUENCE, SIZE, PushEntry, decode_entry
 from realtime_infer.push_status import Receipt
 from realtime_infer.stream_keys import Partition

@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
 from redis.asyncio import Redis
 
-from contracts.errors import InvalidInput, NotFound, Overloaded, Unavailable
+from contracts.errors import InvalidInput, NotFound, Overloaded, RepcenterError, Unavailable
 from contracts.items import Item, check_item, check_item_id
 from param_server.connection import redis_errors
 from param_server.server_checks import Durability, check_durable, check_policy
+from realtime_infer.acceptor import Acceptor, Call, Outcome, Write, check_key, full, share
 from realtime_infer.fetch import PictureSources
 from realtime_infer.partitions import Partitions
 from realtime_infer.push_entry import encode_delete, encode_push
 from realtime_infer.push_status import PushState, PushStatus, Receipt
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.stream_keys import Partition
-from realtime_infer.stream_scripts import ACCEPT, WATERMARK, Argument, Script
+from realtime_infer.stream_scripts import WATERMARK, Argument, Script
 
 MAX_SEQUENCE = 2**53 - 1  # the scripts count in doubles
-INLINE_BYTES = 4_096  # a larger payload lies beside its entry, which then stays light to list
 _FIRST_LOOK_S, _NEXT_LOOK_S = 0.005, 0.05
 _SLACK = 1_024
 
@@ -45,11 +45,18 @@ class Backlog:
 class Ingest:
     """One push stream. stream: a client of the stream's server; it stays the caller's to close."""
 
-    def __init__(self, stream: Redis, settings: EncoderSettings) -> None:
+    def __init__(
+        self,
+        stream: Redis,
+        settings: EncoderSettings,
+        sent: Callable[[int], None] = lambda pushes: None,
+    ) -> None:
+        """sent: called with the number of pushes of each round trip."""
         self._stream = stream
         self._settings = settings
         self._pictures = PictureSources(settings.fetch_limits())  # asked what is allowed; the worker fetches
         self.partitions = Partitions(stream, settings.stream_partitions)
+        self._acceptor = Acceptor(self.partitions, settings, self._durably_all, sent)
         self._durability: Durability | None = None
         self._in_flight = 0
 
@@ -75,27 +82,42 @@ class Ingest:
         finally:
             self._in_flight -= 1
 
-    async def push(self, item: Item, *, admitted: bool = False) -> Receipt:
-        """Accept a new or changed item. The receipt is given once the push is on disk.
-
-        admitted: the caller holds a place of admit() already.
-
-        Raises InvalidInput or TooLarge (nothing was accepted), Overloaded (backlog full), Unavailable
-        (whether it was accepted is unknown: push again, the newer one wins).
-        """
+    def write(self, item: Item, key: str | None = None) -> Write:
+        """A checked push, to be accepted. key: its idempotency key. Raises InvalidInput or TooLarge."""
         self._pictures.check(check_item(item))
         if item.image is not None and not item.image:
             raise InvalidInput("image", item.image, "is empty")
         if not item.has_picture and not any(text.strip() for text in item.text.values()):
             raise InvalidInput("item", item.item_id, "needs a picture or a text that is not blank")
-        with nullcontext() if admitted else self.admit():
-            return await self._accept(item.item_id, encode_push(item))
+        return Write(item.item_id, encode_push(item), None if key is None else check_key(key))
 
-    async def delete(self, item_id: str) -> Receipt:
+    def write_delete(self, item_id: str, key: str | None = None) -> Write:
+        """A checked deletion, likewise."""
+        return Write(check_item_id(item_id), encode_delete(), None if key is None else check_key(key))
+
+    async def accept(self, writes: Sequence[Write]) -> list[Outcome]:
+        """What became of each, in order, once all of it is on disk: `Acceptor.accept`. Takes no place."""
+        return await self._acceptor.accept(writes)
+
+    async def push(self, item: Item, key: str | None = None, *, admitted: bool = False) -> Receipt:
+        """Accept a new or changed item. The receipt is given once the push is on disk.
+
+        key: the same one with the same content gives the same receipt for a time. admitted: the caller holds
+        a place of admit() already.
+
+        Raises InvalidInput or TooLarge (nothing was accepted), Overloaded (backlog full), Conflict (the key
+        was given with other content), Unavailable (whether it was accepted is unknown: push again, the newer
+        one wins).
+        """
+        write = self.write(item, key)
+        with nullcontext() if admitted else self.admit():
+            return await self._receipt(write)
+
+    async def delete(self, item_id: str, key: str | None = None) -> Receipt:
         """Accept a deletion: after it is done the item is a tombstone. Raises as push() does."""
-        check_item_id(item_id)
+        write = self.write_delete(item_id, key)
         with self.admit():
-            return await self._accept(item_id, encode_delete())
+            return await self._receipt(write)
 
     async def status(self, item_id: str) -> PushStatus:
         """The newest push's status; NotFound where none is remembered."""
@@ -165,49 +187,42 @@ class Ingest:
             values = await pipeline.execute()
         return {keys: int(value or 0) for keys, value in zip(partitions, values, strict=True)}
 
-    async def _accept(self, item_id: str, payload: bytes) -> Receipt:
-        raw_id = item_id.encode()
-        partition = await self.partitions.of(raw_id)
-        keys = [
-            partition.sequence,
-            partition.pushes,
-            partition.payload_bytes,
-            partition.status(raw_id),
-            partition.staged,
-        ]
-        args: list[Argument] = [raw_id, payload, *await self.share(), INLINE_BYTES]
-        reply = await self.durably(ACCEPT, keys, args, "accept a push")
-        if reply[0] == -1:
-            raise self.full(partition, reply)
-        return Receipt(item_id, int(reply[0]))
+    async def _receipt(self, write: Write) -> Receipt:
+        (outcome,) = await self._acceptor.accept([write])
+        if isinstance(outcome, RepcenterError):
+            raise outcome
+        return outcome
 
     def full(self, partition: Partition, reply: Sequence[int]) -> Overloaded:
         """What a script that answered {-1, entries, bytes} means."""
-        return Overloaded(
-            f"{reply[1]} pushes of {reply[2]} bytes wait already in partition {partition.number}",
-            self._settings.retry_after_s,
-        )
+        return full(partition, reply, self._settings)
 
     async def share(self) -> tuple[int, int]:
         """Of the backlog's bounds what one partition may hold: entries, bytes."""
-        count = len(await self.partitions.all())
-        return -(-self._settings.max_backlog // count), -(-self._settings.max_backlog_bytes // count)
+        return share(self._settings, len(await self.partitions.all()))
 
     async def durably(
         self, script: Script, keys: Sequence[bytes], args: Sequence[Argument], what: str
     ) -> Any:
         """Run a script on one partition's keys -> its reply, once what it wrote is on disk."""
+        (reply,) = await self._durably_all(script, [(keys, args)], what)
+        return reply
+
+    async def _durably_all(self, script: Script, calls: Sequence[Call], what: str) -> list[Any]:
+        """Several in one round trip; an error in place of a reply where only that call failed."""
         durability = self._durability or await self.check()
+        # WAITAOF waits for the writes of its own connection: a pipeline keeps all on one.
+        timeout_ms = round(self._settings.fsync_timeout_s * 1000)
+        after: list[Argument] = [] if durability == "always" else ["WAITAOF", 1, 0, timeout_ms]
         async with redis_errors(what):
-            if durability == "always":
-                return await script.run(self._stream, keys, args)
-            # WAITAOF waits for the writes of its own connection: a pipeline keeps both on one.
-            timeout_ms = round(self._settings.fsync_timeout_s * 1000)
-            after = ("WAITAOF", 1, 0, timeout_ms)
-            reply, synced = await script.run_many(self._stream, [(keys, args)], after)
-            for answer in (reply, synced):
+            answers = await script.run_many(self._stream, calls, after)
+            replies, synced = answers[: len(calls)], answers[len(calls) :]
+            if all(isinstance(reply, Exception) for reply in replies):
+                raise replies[0]
+            for answer in synced:
                 if isinstance(answer, Exception):
                     raise answer
-        if int(synced[0]) < 1:
-            raise Unavailable(f"{what}: the append-only file did not reach the disk in {timeout_ms} ms")
-        return reply
+                if int(answer[0]) < 1:
+                    reason = f"the append-only file did not reach the disk in {timeout_ms} ms"
+                    raise Unavailable(f"{what}: {reason}")
+        return replies

@@ -1,12 +1,14 @@
-"""The JSON of a push <-> an Item. Everything else about an item is checked by contracts.items."""
+"""The JSON of pushes <-> Items. Everything else about an item is checked by contracts.items."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
+import orjson
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, WithJsonSchema
 
 from contracts.errors import InvalidInput, TooLarge
 from contracts.images import MAX_IMAGE_BYTES
@@ -23,6 +25,16 @@ EXAMPLE: dict[str, JsonValue] = {
     "image": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAE"
     "AAH2FzhVAAAAAElFTkSuQmCC",
 }
+
+EXAMPLE_LINES = (
+    '{"item_id": "heat-1995", "title": "Heat", "attributes": {"year": 1995}}\n'
+    '{"item_id": "ronin-1998", "title": "Ronin", "idempotency_key": "import-7/2"}\n'
+    '{"item_id": "old-item", "delete": true}\n'
+)
+KEY = (
+    "The same key with the same content of the same item gives the same receipt for a time; with other "
+    "content it is refused with 409. Also as header Idempotency-Key."
+)
 
 Attribute = Annotated[
     Any,
@@ -52,13 +64,28 @@ class ItemBody(BaseModel):
         "(s3://…), both only as far as the operator allows them, or a data URI in base64.",
     )
 
-    def item(self) -> Item:
-        """Raises InvalidInput or TooLarge."""
+    idempotency_key: str | None = Field(None, description=KEY)
+
+    def item(self, image: bytes | None = None) -> Item:
+        """image: the picture, where it came beside the body. Raises InvalidInput or TooLarge."""
         text = dict(self.text)
         if self.title is not None and text.setdefault(_TITLE, self.title) != self.title:
             raise InvalidInput(_TITLE, self.title, "differs from text.title")
-        image = None if self.image is None else decode_base64(self.image)
+        if self.image is not None:
+            if image is not None:
+                raise InvalidInput("image", self.image[:64], "was given twice")
+            image = decode_base64(self.image)
         return Item(self.item_id, text, self.attributes, *picture(image, self.image_url))
+
+
+class DeleteBody(BaseModel):
+    """A deletion among the lines of an upload."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    item_id: str
+    delete: Literal[True]
+    idempotency_key: str | None = None
 
 
 class ReceiptBody(BaseModel):
@@ -67,6 +94,9 @@ class ReceiptBody(BaseModel):
     item_id: str
     sequence: int = Field(description="Newer pushes of the same item have larger numbers; the newest wins.")
     status_url: str = Field(description="Where the item's way to the table can be followed.")
+    replayed: bool = Field(
+        False, description="The idempotency key was known; this is the earlier push's receipt."
+    )
 
 
 class StatusBody(BaseModel):
@@ -77,6 +107,29 @@ class StatusBody(BaseModel):
     sequence: int = Field(description="Of the newest push, or of the record where no push is remembered.")
     reason: str | None = Field(description="Why, where the state is dead.")
     updated_ms: int | None = Field(description="Milliseconds since the epoch; null where not remembered.")
+
+
+def parse_item(body: bytes) -> ItemBody:
+    """RequestValidationError names the fields."""
+    try:
+        return ItemBody.model_validate_json(body)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_context=False)) from error
+
+
+def parse_delete(line: bytes) -> DeleteBody | None:
+    """None where the line is no deletion."""
+    if b'"delete"' not in line:
+        return None
+    try:
+        document = orjson.loads(line)
+        if not isinstance(document, dict) or "delete" not in document:
+            return None
+        return DeleteBody.model_validate(document)
+    except orjson.JSONDecodeError:
+        return None
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_context=False)) from error
 
 
 def picture(image: bytes | None, image_url: str | None) -> tuple[bytes | None, str | None]:

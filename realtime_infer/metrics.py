@@ -15,9 +15,11 @@ from contracts.guard import flagged
 from contracts.window import Window
 from doors.link_metrics import LinkMetrics
 from realtime_infer.ingest import Backlog
+from realtime_infer.push_status import Receipt
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 Operation = Literal["push", "delete"]
+Door = Literal["http", "grpc"]
 Stage = Literal["prepare", "encode", "commit", "announce", "settle"]
 
 
@@ -39,6 +41,17 @@ class DoorMetrics:
             registry=self.registry,
             buckets=_BUCKETS_S,
         )
+        self.replayed = Counter(
+            "repcenter_push_replayed_total",
+            "Pushes and deletions whose idempotency key was known: the earlier receipt was given again.",
+            registry=self.registry,
+        )
+        self._group = Histogram(
+            "repcenter_push_group_entries",
+            "Pushes and deletions that went to the stream's server in one round trip.",
+            registry=self.registry,
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+        )
         self._entries = Gauge(
             "repcenter_backlog_entries", "Accepted pushes without an end.", registry=self.registry
         )
@@ -51,11 +64,14 @@ class DoorMetrics:
             registry=self.registry,
         )
 
+    def group(self, pushes: int) -> None:
+        self._group.observe(pushes)
+
     @contextmanager
     def accept(
         self,
         operation: Operation,
-        door: Literal["http", "grpc"],
+        door: Door,
         malformed: tuple[type[Exception], ...] = (),
     ) -> Iterator[None]:
         """Time and count one push or deletion, whatever comes of it. malformed: count as "invalid"."""
@@ -72,6 +88,16 @@ class DoorMetrics:
         finally:
             self._accepts.labels(operation, door, outcome).inc()
             self._seconds.observe(time.perf_counter() - began)
+
+    def outcome(self, operation: Operation, door: Door, result: Receipt | Exception) -> None:
+        """Count one of an upload of many."""
+        outcome = "invalid"
+        if isinstance(result, Receipt):
+            outcome = "accepted"
+            self.replayed.inc(result.replayed)
+        elif isinstance(result, RepcenterError):
+            outcome = result.code
+        self._accepts.labels(operation, door, outcome).inc()
 
     def expose(self, backlog: Backlog | None) -> bytes:
         """The Prometheus text format; backlog: None where the stream does not answer (then NaN)."""

@@ -22,10 +22,12 @@ class PushState(StrEnum):
 
 @dataclass(frozen=True)
 class Receipt:
-    """The push is on disk. sequence: newer ones of the same item win."""
+    """The push is on disk. sequence: newer ones of the same item win; replayed: its idempotency key was
+    known, and this is the receipt of the push that came with it first."""
 
     item_id: str
     sequence: int
+    replayed: bool = False
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,27 @@ class EncoderSettings(BaseSettings):
     max_backlog_bytes: int = Field(
         2 << 30, ge=64 << 20, description="Payload bytes in the push stream, pictures included; likewise."
     )
+    idempotency_ttl_s: float = Field(
+        86_400.0, gt=0, le=30 * 86_400, description="How long an idempotency key is known, in seconds."
+    )
+    max_idempotency_keys: int = Field(
+        100_000,
+        ge=1,
+        description="Idempotency keys known at a time, about 150 bytes each; the oldest go first.",
+    )
+    max_bulks: int = Field(
+        8,
+        ge=1,
+        le=1_000,
+        description="Uploads of many items (NDJSON, PushMany) that one door takes at a time.",
+    )
+    max_bulk_items: int = Field(100_000, ge=1, le=10_000_000, description="Most items of one such upload.")
+    bulk_wait_s: float = Field(
+        30.0,
+        ge=0,
+        le=3600,
+        description="How long such an upload waits, unread, for room in the backlog; then items are refused.",
+    )
     retry_after_s: float = Field(
         1.0, gt=0, le=3600, description="When a refused push should be tried again, in seconds."
     )

@@ -9,6 +9,8 @@
 | rc2:{p<n>}:pushes      | stream | accepted pushes without an end (`push_entry`)  | settled, entry by entry |
 | rc2:{p<n>}:staged      | hash   | entry id -> payload too large for its entry    | settled                 |
 | rc2:{p<n>}:bytes       | string | payload bytes in that stream, staged or not    | for ever                |
+| rc2:{p<n>}:receipts    | hash   | digest of item and idempotency key -> receipt  | ttl, newest ones only   |
+| rc2:{p<n>}:receipt_end | list   | those digests, oldest first, and when they end | with them               |
 | rc2:{p<n>}:dead        | stream | dead letters: the entry's fields, code, reason | trimmed or taken        |
 | rc2:{p<n>}:dead_staged | hash   | dead letter's id -> payload                    | with its letter         |
 | rc2:{p<n>}:dead_bytes  | string | payload bytes of the dead letters              | for ever                |
@@ -65,6 +67,14 @@ class Partition:
     @property
     def staged(self) -> bytes:
         return self._prefix + b"staged"
+
+    @property
+    def receipts(self) -> bytes:
+        return self._prefix + b"receipts"
+
+    @property
+    def receipt_end(self) -> bytes:
+        return self._prefix + b"receipt_end"
 
     @property
     def dead(self) -> bytes:

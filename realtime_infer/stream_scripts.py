@@ -50,19 +50,26 @@ class Script:
     ) -> list[Any]:
         """Calls of (keys, args), then the command `after`, on one connection and in one round trip.
 
-        The replies, an error among them where a call failed. All are sent again where the server did not
-        hold the script yet, so several calls at once must be idempotent.
+        The replies, an error among them where a call failed. A call is sent again only where the server did
+        not hold the script yet, and so did nothing.
         """
+        replies: list[Any] = [None] * len(calls)
+        missing = list(range(len(calls)))
         for command, text in (("EVALSHA", self.sha), ("EVAL", self.source)):
             pipeline = redis.pipeline(transaction=False)
-            for keys, args in calls:
+            for i in missing:
+                keys, args = calls[i]
                 pipeline.execute_command(command, text, len(keys), *keys, *args)
             if after:
                 pipeline.execute_command(*after)
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
-            if not any(isinstance(reply, NoScriptError) for reply in replies):
+            answers: list[Any] = await pipeline.execute(raise_on_error=False)
+            for i, answer in zip(missing, answers, strict=False):
+                replies[i] = answer
+            last = answers[len(missing) :]
+            missing = [i for i in missing if isinstance(replies[i], NoScriptError)]
+            if not missing:
                 break
-        return replies
+        return [*replies, *last]
 
     async def run_all(
         self, redis: Redis, calls: Sequence[tuple[Sequence[bytes], Sequence[Argument]]]
@@ -75,9 +82,9 @@ class Script:
         return replies
 
 
-# Both work on KEYS sequence, pushes, bytes, status, staged.
+# Both scripts that accept work on KEYS sequence, pushes, bytes, (4), staged.
 # full() -> {-1, entries, bytes} where the backlog is full. An empty partition takes any one payload.
-# add() -> {the sequence given}
+# add() -> the sequence given, as text
 _ADD = """
 local function full(size, most_entries, most_bytes)
   local entries = redis.call('XLEN', KEYS[2])
@@ -86,7 +93,7 @@ local function full(size, most_entries, most_bytes)
     return {-1, entries, bytes}
   end
 end
-local function add(item, payload, inline)
+local function add(status, item, payload, inline)
   local sequence = string.format('%.0f', redis.call('INCR', KEYS[1]))
   if #payload <= tonumber(inline) then
     redis.call('XADD', KEYS[2], '*', 'i', item, 's', sequence, 'p', payload)
@@ -95,19 +102,78 @@ local function add(item, payload, inline)
     redis.call('HSET', KEYS[5], entry, payload)
   end
   redis.call('INCRBY', KEYS[3], #payload)
-  redis.call('HSET', KEYS[4], 'sequence', sequence, 'state', 'queued', 'code', '', 'reason', '',
+  redis.call('HSET', status, 'sequence', sequence, 'state', 'queued', 'code', '', 'reason', '',
              'updated', now())
-  redis.call('PERSIST', KEYS[4])
-  return {tonumber(sequence)}
+  redis.call('PERSIST', status)
+  return sequence
 end
 """
 
-# ARGV item id, payload, most entries, most bytes, most bytes of a payload inside its entry
-ACCEPT = Script(_NOW + _ADD + "return full(#ARGV[2], ARGV[3], ARGV[4]) or add(ARGV[1], ARGV[2], ARGV[5])\n")
+# KEYS sequence, pushes, bytes, receipts, staged, receipt_end, status...: one per push
+# ARGV most entries, most bytes, most bytes of a payload inside its entry, most receipts, how long one is
+#      kept in ms, then per push: item id, payload, unit, digest of its idempotency key and of the payload
+#      (16 bytes, '' where it has no key)
+# -> per push {sequence}, {sequence, 1} where the key was known, {-1, entries, bytes} where the backlog is
+#    full, {-2, sequence} where the key is of another payload. Once one of a unit finds the backlog full, so
+#    do all that follow it: what is sent again then overtakes nothing.
+ACCEPT = Script(
+    _NOW
+    + _ADD
+    + """
+local time = tonumber(now())
+local function forget_expired()
+  while true do
+    local oldest = redis.call('LRANGE', KEYS[6], 0, 0)[1]
+    if not oldest or tonumber(string.sub(oldest, 17)) > time then return end
+    redis.call('LTRIM', KEYS[6], 1, -1)
+    redis.call('HDEL', KEYS[4], string.sub(oldest, 1, 16))
+  end
+end
+local function remember(key, digest, sequence)
+  redis.call('HSET', KEYS[4], key, digest .. sequence)
+  local kept = redis.call('RPUSH', KEYS[6], key .. string.format('%.0f', time + tonumber(ARGV[5])))
+  while kept > tonumber(ARGV[4]) do
+    redis.call('HDEL', KEYS[4], string.sub(redis.call('LRANGE', KEYS[6], 0, 0)[1], 1, 16))
+    redis.call('LTRIM', KEYS[6], 1, -1)
+    kept = kept - 1
+  end
+end
+local refused, out = {}, {}
+for i = 7, #KEYS do
+  local at = 6 + (i - 7) * 5
+  local payload, unit, key, digest = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local known
+  if key ~= '' then
+    forget_expired()
+    known = redis.call('HGET', KEYS[4], key)
+  end
+  if known then
+    local sequence = tonumber(string.sub(known, 17))
+    if string.sub(known, 1, 16) == digest then
+      redis.call('HSET', KEYS[4], key, known)  -- a write: what waits for the disk waits for the push too
+      out[#out + 1] = {sequence, 1}
+    else
+      out[#out + 1] = {-2, sequence}
+    end
+  else
+    refused[unit] = refused[unit] or full(#payload, ARGV[1], ARGV[2])
+    if refused[unit] then
+      out[#out + 1] = refused[unit]
+    else
+      local sequence = add(KEYS[i], ARGV[at], payload, ARGV[3])
+      if key ~= '' then remember(key, digest, sequence) end
+      out[#out + 1] = {tonumber(sequence)}
+    end
+  end
+end
+return out
+"""
+)
 
-# KEYS as above, dead, dead_staged, dead_bytes
+# KEYS sequence, pushes, bytes, status, staged, dead, dead_staged, dead_bytes
 # ARGV letter id, most entries, most bytes, most bytes of a payload inside its entry, '1': over newer pushes
-# -> as ACCEPT, or {-2} no such letter, {-3, sequence} a newer push was accepted, {-4} it is no push
+# -> {sequence}, {-1, entries, bytes} as ACCEPT, {-2} no such letter, {-3, sequence} a newer push was
+#    accepted, {-4} it is no push
 REPLAY = Script(
     _NOW
     + _ADD
@@ -128,7 +194,7 @@ if refused then return refused end
 redis.call('XDEL', KEYS[6], ARGV[1])
 redis.call('HDEL', KEYS[7], ARGV[1])
 redis.call('DECRBY', KEYS[8], #payload)
-return add(item, payload, ARGV[4])
+return {tonumber(add(KEYS[4], item, payload, ARGV[4]))}
 """
 )
 

@@ -13,8 +13,9 @@ from contracts.errors import Conflict, Overloaded
 from contracts.items import Item
 from param_server.settings import StoreSettings
 from param_server.store import Store
+from realtime_infer.acceptor import INLINE_BYTES
 from realtime_infer.encoder import Encoder
-from realtime_infer.ingest import INLINE_BYTES, Backlog, Ingest
+from realtime_infer.ingest import Backlog, Ingest
 from realtime_infer.partitions import Partitions
 from realtime_infer.push_entry import decode_entry
 from realtime_infer.push_queue import PushQueue

@@ -20,6 +20,7 @@ from param_server.generations import Generations
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from realtime_infer.app import RunningDoor, open_door
+from realtime_infer.bulk import Bulks
 from realtime_infer.encoder import Encoder
 from realtime_infer.ingest import Ingest
 from realtime_infer.item_body import EXAMPLE
@@ -344,7 +345,9 @@ async def test_a_body_that_never_ends_gives_its_place_back(
         await asyncio.sleep(10)
 
     statuses = Statuses(ingest, store, Generations(redis), encoder_settings)
-    app = create_app(ingest, statuses, DoorMetrics(), 1_000, body_s=0.05)
+    metrics = DoorMetrics()
+    bulks = Bulks(ingest, metrics, encoder_settings)
+    app = create_app(ingest, statuses, bulks, metrics, 1_000, body_s=0.05)
     async with (
         http_server(app, "127.0.0.1", 0, 2.0) as url,
         httpx.AsyncClient(base_url=url, timeout=15) as client,

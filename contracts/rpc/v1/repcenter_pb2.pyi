@@ -234,24 +234,97 @@ class Item(_message.Message):
     def __init__(self, item_id: _Optional[str] = ..., text: _Optional[_Mapping[str, str]] = ..., attributes: _Optional[_Mapping[str, Attribute]] = ..., image: _Optional[bytes] = ..., image_url: _Optional[str] = ...) -> None: ...
 
 class PushRequest(_message.Message):
-    __slots__ = ("item",)
+    __slots__ = ("item", "idempotency_key")
     ITEM_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     item: Item
-    def __init__(self, item: _Optional[_Union[Item, _Mapping]] = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, item: _Optional[_Union[Item, _Mapping]] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
-    __slots__ = ("item_id",)
+    __slots__ = ("item_id", "idempotency_key")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     item_id: str
-    def __init__(self, item_id: _Optional[str] = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, item_id: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class PushReceipt(_message.Message):
-    __slots__ = ("item_id", "sequence")
+    __slots__ = ("item_id", "sequence", "replayed")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    REPLAYED_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     sequence: int
-    def __init__(self, item_id: _Optional[str] = ..., sequence: _Optional[int] = ...) -> None: ...
+    replayed: bool
+    def __init__(self, item_id: _Optional[str] = ..., sequence: _Optional[int] = ..., replayed: _Optional[bool] = ...) -> None: ...
+
+class PushManyRequest(_message.Message):
+    __slots__ = ("push", "delete")
+    PUSH_FIELD_NUMBER: _ClassVar[int]
+    DELETE_FIELD_NUMBER: _ClassVar[int]
+    push: PushRequest
+    delete: DeleteRequest
+    def __init__(self, push: _Optional[_Union[PushRequest, _Mapping]] = ..., delete: _Optional[_Union[DeleteRequest, _Mapping]] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("code", "detail", "retry_after_ms")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    detail: str
+    retry_after_ms: int
+    def __init__(self, code: _Optional[str] = ..., detail: _Optional[str] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
+
+class PushOutcome(_message.Message):
+    __slots__ = ("index", "item_id", "receipt", "refusal")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    item_id: str
+    receipt: PushReceipt
+    refusal: Refusal
+    def __init__(self, index: _Optional[int] = ..., item_id: _Optional[str] = ..., receipt: _Optional[_Union[PushReceipt, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+
+class EncodeRequest(_message.Message):
+    __slots__ = ("items", "records")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[Item]
+    records: bool
+    def __init__(self, items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ..., records: _Optional[bool] = ...) -> None: ...
+
+class EncodedItem(_message.Message):
+    __slots__ = ("vectors", "record", "flagged", "refusal")
+    class VectorsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Vector
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Vector, _Mapping]] = ...) -> None: ...
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    FLAGGED_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    vectors: _containers.MessageMap[str, Vector]
+    record: bytes
+    flagged: _containers.RepeatedScalarFieldContainer[str]
+    refusal: Refusal
+    def __init__(self, vectors: _Optional[_Mapping[str, Vector]] = ..., record: _Optional[bytes] = ..., flagged: _Optional[_Iterable[str]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+
+class EncodeResponse(_message.Message):
+    __slots__ = ("space_id", "encoder_digest", "items")
+    SPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    space_id: str
+    encoder_digest: str
+    items: _containers.RepeatedCompositeFieldContainer[EncodedItem]
+    def __init__(self, space_id: _Optional[str] = ..., encoder_digest: _Optional[str] = ..., items: _Optional[_Iterable[_Union[EncodedItem, _Mapping]]] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ("item_id",)

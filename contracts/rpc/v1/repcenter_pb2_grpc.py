@@ -170,6 +170,11 @@ class ItemsStub:
                 request_serializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ItemStatus.FromString,
                 _registered_method=True)
+        self.PushMany = channel.stream_stream(
+                '/repcenter.v1.Items/PushMany',
+                request_serializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.PushManyRequest.SerializeToString,
+                response_deserializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.PushOutcome.FromString,
+                _registered_method=True)
 
 
 class ItemsServicer:
@@ -197,6 +202,14 @@ class ItemsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PushMany(self, request_iterator, context):
+        """Accepts pushes and deletions as they come, many to one write to disk. Answers each one, in order; one that
+        is refused stops no other. Read the answers while you send: the door reads no further ahead than it may hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ItemsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -214,6 +227,11 @@ def add_ItemsServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.GetStatusRequest.FromString,
                     response_serializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ItemStatus.SerializeToString,
+            ),
+            'PushMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.PushMany,
+                    request_deserializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.PushManyRequest.FromString,
+                    response_serializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.PushOutcome.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -298,6 +316,109 @@ class Items:
             '/repcenter.v1.Items/GetStatus',
             contracts_dot_rpc_dot_v1_dot_repcenter__pb2.GetStatusRequest.SerializeToString,
             contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ItemStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PushMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/repcenter.v1.Items/PushMany',
+            contracts_dot_rpc_dot_v1_dot_repcenter__pb2.PushManyRequest.SerializeToString,
+            contracts_dot_rpc_dot_v1_dot_repcenter__pb2.PushOutcome.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class EncoderStub:
+    """Vectors at once, for queries and for items that have none yet. Stores nothing.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Encode = channel.unary_unary(
+                '/repcenter.v1.Encoder/Encode',
+                request_serializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.EncodeRequest.SerializeToString,
+                response_deserializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.EncodeResponse.FromString,
+                _registered_method=True)
+
+
+class EncoderServicer:
+    """Vectors at once, for queries and for items that have none yet. Stores nothing.
+    """
+
+    def Encode(self, request, context):
+        """Encodes with the encoder that fills the scene's space: the same bytes as a push would give.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_EncoderServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Encode': grpc.unary_unary_rpc_method_handler(
+                    servicer.Encode,
+                    request_deserializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.EncodeRequest.FromString,
+                    response_serializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.EncodeResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'repcenter.v1.Encoder', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('repcenter.v1.Encoder', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Encoder:
+    """Vectors at once, for queries and for items that have none yet. Stores nothing.
+    """
+
+    @staticmethod
+    def Encode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/repcenter.v1.Encoder/Encode',
+            contracts_dot_rpc_dot_v1_dot_repcenter__pb2.EncodeRequest.SerializeToString,
+            contracts_dot_rpc_dot_v1_dot_repcenter__pb2.EncodeResponse.FromString,
             options,
             channel_credentials,
             insecure,
