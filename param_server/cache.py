@@ -43,12 +43,14 @@ class CacheLimits:
     """bytes: of rows and all that belongs to them; bound_s: how far content may be behind the window stream.
 
     stale: what is done where rows are missing or too old and the store is gone: raise its error, or give what
-    is cached and say so (Fetched.stale).
+    is cached and say so (Fetched.stale). patience_s: how long such a fetch waits for the store before it
+    counts as gone; None = until it answers or fails.
     """
 
     bytes: int
     bound_s: float = 2.0
     stale: Stale = "refuse"
+    patience_s: float | None = None
 
 
 @dataclass
@@ -185,8 +187,9 @@ class RowCache:
         out.records[here], out.found[here] = content.read(slots[here])
         out.id_rows[here], out.id_found[here] = rows.read(id_slots[here])
         try:
-            got = await pair.flights.get(wanted)
-        except Unavailable:
+            async with asyncio.timeout(None if self.limits.stale == "refuse" else self.limits.patience_s):
+                got = await pair.flights.get(wanted)
+        except (Unavailable, TimeoutError):
             if self.limits.stale == "refuse":
                 raise
             return self._resident(pair, item_ids)

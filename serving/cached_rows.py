@@ -39,7 +39,12 @@ class CachedRows:
         setting = "redis_url" if store_settings.stream_url is None else "stream_url"
         url = store_settings.stream_url or store_settings.redis_url or ""
         self._stream = connect_one(url, store_settings, setting)
-        limits = CacheLimits(settings.cache_bytes, settings.cache_bound_s, settings.cache_stale)
+        limits = CacheLimits(
+            settings.cache_bytes,
+            settings.cache_bound_s,
+            settings.cache_stale,
+            settings.cache_patience_ms / 1e3,
+        )
         self.cache = RowCache(Store(table), self._stream, limits, store_settings.socket_timeout_s / 2)
         self._hot = HotIds(store_settings.var_dir / "cache" / "hot_ids.json", settings.cache_warm_ids)
         self._within_s = settings.cache_warm_s

@@ -79,6 +79,13 @@ class ScorerSettings(BaseSettings):
         description="What a request gets whose rows are not cached, or too old, while the tables are gone: "
         "an error (503), or scores from what is cached, marked as stale.",
     )
+    cache_patience_ms: float = Field(
+        default=250,
+        gt=0,
+        le=60_000,
+        description="With `flagged`: how long a request waits for the tables before it is scored from what "
+        "is cached, in milliseconds.",
+    )
     cache_warm_ids: int = Field(
         default=20_000,
         ge=0,
