@@ -31,8 +31,8 @@ from contracts.space import buckets_for
 from param_server.connection import connect, connect_one
 from param_server.embedded import EmbeddedServer
 from param_server.generations import Generations
-from param_server.id_rows import read_id_rows
 from param_server.offline import OfflineTable
+from param_server.publication import republish
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from realtime_infer.backfill import BackfillReport, backfill
@@ -58,7 +58,6 @@ from training.recipes.ranker import (
 SCENE = "default"
 _OWN = ("valkey", "bundles", "offline", "work", "world", "logs")
 _ENCODE_BATCH = 64
-_ID_CHUNK = 4096
 _LARGE_LOG = 300_000  # candidate rows
 
 
@@ -330,22 +329,16 @@ def _publish(
             notes={"ranker": options.serve},
         )
         advance.note("loading ID rows")
-        asyncio.run(_activate(redis_url, generation, chosen.file(spec.id_rows), advance))
+        asyncio.run(_activate(redis_url, generation, advance))
     console.print(f"  generation {generation.id} is active for scene {SCENE!r}", highlight=False)
     return generation, {name: dict(s.report["parity"]) for name, s in specs.items()}
 
 
-async def _activate(redis_url: str, generation: Generation, id_rows: Path, advance: Advance) -> None:
-    table = generation.id_table
-    item_ids, rows = read_id_rows(id_rows, table.codec, table.dim)
+async def _activate(redis_url: str, generation: Generation, advance: Advance) -> None:
     redis = connect(redis_url, StoreSettings())
     try:
-        store, generations = Store(redis), Generations(redis)
-        for at in range(0, len(item_ids), _ID_CHUNK):
-            await store.load_id_rows(table, item_ids[at : at + _ID_CHUNK], rows[at : at + _ID_CHUNK])
-            advance(min(at + _ID_CHUNK, len(item_ids)), len(item_ids))
-        await store.seal_id_table(table)
-        await generations.activate(SCENE, await generations.publish(generation))
+        await republish(redis, generation, advance)
+        await Generations(redis).activate(SCENE, generation.id)
     finally:
         await redis.aclose()
 

@@ -1,4 +1,4 @@
-"""The words of `repcenter generations`; what they do is in cli.generations and cli.collect."""
+"""The words of `repcenter generations`; what they do is in cli.generations, cli.collect and cli.publish."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from cli.publish_commands import export_generations, import_generations, publish
+
 generations_app = typer.Typer(
-    help="What is published and what each scene serves: compare, activate, roll back, collect.",
+    help="What is published and what each scene serves: publish, compare, activate, roll back, collect.",
     no_args_is_help=True,
 )
 
@@ -31,6 +33,9 @@ GoldenTolerance = Annotated[
 Sample = Annotated[int | None, typer.Option(min=0, help="Live items that are looked at; 0: all.")]
 By = Annotated[str | None, typer.Option(help="Who, for the log; user@host if absent.")]
 DEFAULT_VAR = Path("var")
+generations_app.command("publish")(publish)
+generations_app.command("export")(export_generations)
+generations_app.command("import")(import_generations)
 
 
 @generations_app.command("list")

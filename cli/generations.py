@@ -189,7 +189,7 @@ def activate(
     as_json: bool,
 ) -> None:
     """Gates, then the pointer. force: the reason why a failed gate is overruled."""
-    who = by or _who()
+    who = by or this_user()
 
     async def move(redis: Server) -> tuple[Checked, ScenePointer]:
         Trace(who, forced=force)  # refused before the gates have cost minutes
@@ -223,7 +223,7 @@ def canary(
     as_json: bool,
 ) -> None:
     """Gates, then a share of the scene's users."""
-    who, part = by or _who(), _share(share)
+    who, part = by or this_user(), _share(share)
 
     async def move(redis: Server) -> tuple[Checked, ScenePointer]:
         Trace(who, forced=force)
@@ -265,7 +265,7 @@ def _moved(
     move: Callable[[Generations, Trace], Awaitable[ScenePointer]],
 ) -> None:
     async def act(redis: Server) -> ScenePointer:
-        return await move(Generations(redis), Trace(by or _who()))
+        return await move(Generations(redis), Trace(by or this_user()))
 
     pointer = with_redis(var, act)
     if as_json:
@@ -343,7 +343,7 @@ def _print_gates(gates: Sequence[GateResult]) -> None:
     Console().print(table)
 
 
-def _who() -> str:
+def this_user() -> str:
     """user@host of this process."""
     user = str(os.getuid())
     with suppress(KeyError):

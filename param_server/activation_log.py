@@ -21,7 +21,7 @@ LINES = 1_000
 MAX_REASON = 1_000  # characters
 _MAX_BY = 200
 
-Action = Literal["activate", "roll back", "canary", "promote", "abort"]
+Action = Literal["activate", "roll back", "canary", "promote", "abort", "restore"]
 
 
 @dataclass(frozen=True)

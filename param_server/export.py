@@ -19,6 +19,7 @@ from contracts.manifest import IdTable
 from contracts.space import Space
 from param_server import keys
 from param_server.columns import binary_column
+from param_server.id_rows import BASE_KEY
 from param_server.record_file import RecordFileWriter
 from param_server.rows import BrokenRow, join_id_rows, join_records
 from param_server.scan import scan
@@ -70,10 +71,14 @@ def stored_records(ids: list[bytes], values: list[bytes], space: Space) -> tuple
 async def export_id_table(
     redis: Server, table: IdTable, path: Path, progress: Progress = _silent
 ) -> ExportReport:
-    """All rows into one file as `write_id_rows` makes it. InvalidInput where some are not loaded."""
+    """All rows into one file as `write_id_rows` makes it; an overlay's names its base.
+
+    InvalidInput where some are not loaded.
+    """
     report, family = ExportReport(str(path)), keys.id_rows(table.name, table.rows)
     dtype = id_row_dtype(table.codec, table.dim)
-    schema = pa.schema([("item_id", pa.string()), ("row", pa.binary(dtype.itemsize))])
+    base = {} if table.base is None else {BASE_KEY: table.base.encode()}
+    schema = pa.schema([("item_id", pa.string()), ("row", pa.binary(dtype.itemsize))], metadata=base)
     path.parent.mkdir(parents=True, exist_ok=True)
     part_path = path.with_name(path.name + ".part")
     try:

@@ -222,6 +222,17 @@ class Generations:
 
         return await self._move(scene, move, "abort", trace or Trace())
 
+    async def restore(self, scene: str, pointer: ScenePointer, *, trace: Trace | None = None) -> ScenePointer:
+        """Point a scene that points nowhere as an earlier server's did, revision and all. Conflict where it
+        serves something else by now, NotFound where the generation is not published."""
+
+        def move(current: ScenePointer | None) -> ScenePointer:
+            if current is not None and current.generation_id != pointer.generation_id:
+                raise Conflict(f"scene {shown(scene)} serves generation {current.generation_id} already")
+            return pointer if current is None else current
+
+        return await self._move(scene, move, "restore", trace or Trace())
+
     async def _read(self, scene: str) -> tuple[ScenePointer | None, bytes]:
         check_item_id(scene, "scene")
         async with redis_errors(f"read scene {shown(scene)}"):

@@ -14,6 +14,8 @@ from contracts.codec import Rows, check_id_rows, id_row_dtype
 from contracts.errors import InvalidInput, NotFound
 from param_server.columns import binary_column, read_binary
 
+BASE_KEY = b"repcenter.base"  # in an exported overlay's metadata: the name of the table that it lies over
+
 
 def write_id_rows(path: Path, item_ids: Sequence[str], rows: Rows) -> None:
     """item_ids: K distinct ids; rows: (K,) of `id_row_dtype`. Replaces the file in one step."""

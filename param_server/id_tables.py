@@ -50,6 +50,13 @@ async def id_table(redis: Server, name: str) -> IdTable:
 def _parse(name: str, description: bytes) -> IdTable:
     try:
         document = json.loads(description)
-        return IdTable(name, int(document["codec"]), int(document["dim"]), int(document["rows"]))
-    except (ValueError, KeyError, TypeError) as error:
+        base = document.get("base")
+        return IdTable(
+            name,
+            int(document["codec"]),
+            int(document["dim"]),
+            int(document["rows"]),
+            None if base is None else str(base),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInput(f"description of ID table {name}", description, "cannot be read") from error

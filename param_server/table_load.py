@@ -25,6 +25,7 @@ from contracts.guard import flagged
 from contracts.manifest import IdTable
 from contracts.window import Window
 from param_server.columns import read_binary
+from param_server.id_rows import BASE_KEY
 from param_server.load_ledger import LoadLedger, Progress
 from param_server.load_source import Batch, Source
 from param_server.record_file import batches, open_parquet
@@ -236,7 +237,8 @@ async def load_id_rows(
 
 
 def read_id_table(path: Path, name: str) -> IdTable:
-    """What table a file of ID rows would fill: codec and dim are told by its first row. Blocking."""
+    """What table a file of ID rows would fill: codec and dim are told by its first row, an overlay's base
+    by its metadata. Blocking."""
     with open_parquet(path) as parquet:
         schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
     if schema.names != ["item_id", "row"] or schema.field("item_id").type != pa.string():
@@ -249,4 +251,6 @@ def read_id_table(path: Path, name: str) -> IdTable:
     head = id_row_dtype(codec, 0).itemsize if codec in (ID_INT8, ID_FP16) else 0
     if not head or size <= head:
         raise InvalidInput(f"{path.name}.row", CODEC_NAMES.get(codec, codec), "is no ID row's codec")
-    return IdTable(name, codec, (size - head) // (2 if codec == ID_FP16 else 1), rows)
+    base = (schema.metadata or {}).get(BASE_KEY)
+    dim = (size - head) // (2 if codec == ID_FP16 else 1)
+    return IdTable(name, codec, dim, rows, None if base is None else base.decode())

@@ -12,13 +12,22 @@ from redis.asyncio import Redis
 from typer.testing import CliRunner
 
 from cli.main import app
+from contracts.bundle import seal, write_golden
 from contracts.codec import ID_INT8
 from contracts.errors import RepcenterError
 from contracts.manifest import Generation, IdTable
 from param_server.embedded import EmbeddedServer
 from param_server.generations import Generations
+from param_server.id_rows import write_id_rows
 from param_server.store import Store
-from tests.param_server.samples import make_generation, make_id_rows, make_space, make_window, seal_ranker
+from tests.param_server.samples import (
+    make_generation,
+    make_id_rows,
+    make_space,
+    make_window,
+    ranker_content,
+    seal_ranker,
+)
 
 ITEMS = [f"item-{n}" for n in range(20)]
 
@@ -132,3 +141,39 @@ async def test_canary_promote_and_abort(redis: Redis, server: EmbeddedServer, tm
     await run(server, "canary", new.id, "--share", "0.5", *forced)
     assert (await answer(server, "promote"))["generation_id"] == new.id
     assert f"generation {old.id}" in (await run(server, "roll-back")).stdout
+
+
+async def test_publish_export_and_import(redis: Redis, server: EmbeddedServer, tmp_path: Path) -> None:
+    """What a lost table server is rebuilt by, with the records that are loaded before."""
+    store, space = Store(redis), make_space()
+    window = make_window(space, ITEMS, [1] * len(ITEMS))
+    await store.create_space(space)
+    await store.commit_window(window)
+    (tmp_path / "r").mkdir()
+    write_golden(tmp_path / "r", {})
+    write_id_rows(tmp_path / "r" / "id_rows.parquet", ITEMS[:3], make_id_rows(3))
+    seal(tmp_path / "r", "ranker", ranker_content(space, 3))
+    words = ("publish", str(tmp_path / "r"), "--to", str(tmp_path / "bundles"))
+    assert "must name the bundle" in (await run(server, *words, status=1)).stderr
+    made = await answer(server, *words, "--encoder", "")
+    assert made["ranker"]["uri"].startswith(f"file://{tmp_path}/bundles/ranker-")
+    assert (await answer(server, *words))["generation"] == made["generation"]
+    await Generations(redis).activate("home", made["generation"])
+    said = (await run(server, "export", str(tmp_path / "published.json"))).stdout
+    assert said.startswith("1 generations, 1 scenes and 0 pins in ")
+
+    await redis.flushall()
+    await redis.script_flush()
+    refused = await run(server, "import", str(tmp_path / "published.json"), status=1)
+    assert f"no space '{space.id}'" in refused.stdout
+    await store.create_space(space)
+    await store.commit_window(window)
+    restored = await answer(server, "import", str(tmp_path / "published.json"), "--by", "ann")
+    assert restored == {
+        "generations": [made["generation"]],
+        "scenes": ["home"],
+        "pins": [],
+        "failures": {},
+    }
+    assert (await answer(server, "log", "home"))[0]["action"] == "restore"
+    assert "cannot be read" in (await run(server, "import", str(tmp_path / "none"), status=1)).stderr

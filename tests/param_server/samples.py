@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,8 +53,12 @@ def seal_ranker(directory: Path, space: Space, rows: int, id_base: str | None = 
     """A sealed ranker bundle; publishing reads its manifest and digests, never runs its graph."""
     directory.mkdir(parents=True)
     write_golden(directory, {"ranker": ({"x": np.zeros(1)}, {"y": np.zeros(1)})})
-    spec = RankerSpec({"name": "din"}, space, FeatureSchema(8, 16, ()), rows, id_base=id_base)
-    return seal(directory, "ranker", spec.to_json())
+    return seal(directory, "ranker", ranker_content(space, rows, id_base))
+
+
+def ranker_content(space: Space, rows: int, id_base: str | None = None) -> dict[str, Any]:
+    """What a ranker bundle's manifest says."""
+    return RankerSpec({"name": "din"}, space, FeatureSchema(8, 16, ()), rows, id_base=id_base).to_json()
 
 
 def make_generation(bundle: Bundle, space: Space, table: IdTable, created_ms: int = 1) -> Generation:
