@@ -25,7 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Check your own data, or draw the demo's world.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Check your own data, join it from the score log, or draw the demo's world.", no_args_is_help=True
+)
 events_app = typer.Typer(help="What users did: their stored behaviours.", no_args_is_help=True)
 app.add_typer(generations_app, name="generations")
 app.add_typer(table_app, name="table")
@@ -240,6 +242,36 @@ def data_check(data: Path) -> None:
     from cli.data import check_data
 
     check_data(data)
+
+
+@data_app.command("join")
+def data_join(
+    log: Annotated[str, typer.Argument(help="The score log: a directory or URL (REPCENTER_SCORE_LOG).")],
+    events: Annotated[Path, typer.Argument(help="What users did: a JSON object per line, or .parquet.")],
+    directory: Annotated[Path, typer.Argument(help="Data directory for interactions.parquet.")],
+    window: Annotated[float, typer.Option(help="Seconds for which an event counts for a request.")] = 1800.0,
+    top: Annotated[
+        int | None, typer.Option(help="Only the best so many candidates of a request were shown.")
+    ] = None,
+    shown_kind: Annotated[
+        str | None, typer.Option(help="Kind of the events that say what was shown, such as view.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="Kind of events that count as likes; repeat. Default: all others."),
+    ] = None,
+    scene: Annotated[list[str] | None, typer.Option(help="Only this scene; repeat.")] = None,
+    since_ms: Annotated[int | None, typer.Option(help="Only requests from this time on.")] = None,
+    until_ms: Annotated[int | None, typer.Option(help="Only requests before this time.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace interactions.parquet.")] = False,
+    json: Json = False,
+) -> None:
+    """Join the score log with events: what serving showed becomes what the next training reads."""
+    from cli.score_join import join
+    from training.data.score_join import JoinOptions
+
+    options = JoinOptions(window, top, shown_kind, tuple(kind or ()), tuple(scene or ()), since_ms, until_ms)
+    join(log, events, directory, options, replace, json)
 
 
 @data_app.command("draw")

@@ -19,12 +19,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -33,6 +30,7 @@ import pyarrow.parquet as pq
 
 from contracts.errors import InvalidInput
 from param_server.stream_id import Range, StreamId, joined
+from param_server.whole_files import write_whole
 
 COMPACTED_KEY = b"repcenter.offline.compacted"
 _WINDOWS = re.compile(r"windows-(\d+-\d+)_(\d+-\d+)\.parquet")
@@ -154,12 +152,8 @@ class OfflineFiles:
         """A whole file or none, in place of one of the same name -> its path."""
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
-        path, data = self.path(space_id, name), sink.getbuffer()
-        self._filesystem.makedirs(f"{self._base}/{space_id}", exist_ok=True)
-        if "file" in self._filesystem.protocol:
-            _write_local(Path(path), data)
-        else:
-            self._filesystem.pipe_file(path, bytes(data))  # object stores show a file when it is complete
+        path = self.path(space_id, name)
+        write_whole(self._filesystem, path, sink.getbuffer())
         return path
 
     def has(self, space_id: str, name: str) -> bool:
@@ -204,17 +198,3 @@ def compacted_metadata(replaces: Iterable[str], ranges: list[Range]) -> bytes:
     """What a compacted file says of the files that it stands for."""
     spans = [[str(r.after), str(r.last)] for r in ranges]
     return json.dumps({"replaces": sorted(replaces), "ranges": spans}).encode()
-
-
-def _write_local(path: Path, data: memoryview) -> None:
-    part = Path(f"{path}.{uuid.uuid4().hex}.part")
-    with part.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(part, path)
-    folder = os.open(part.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -16,6 +16,7 @@ from doors.shutdown import cancel, on_signals
 from param_server.behaviours import Behaviours
 from param_server.connection import connect
 from param_server.generations import Generations
+from param_server.score_files import ScoreFiles
 from param_server.server import links
 from param_server.settings import StoreSettings
 from param_server.store import Store
@@ -30,6 +31,8 @@ from serving.oip_rpc import InferenceService
 from serving.readiness import Readiness
 from serving.rest import create_rest
 from serving.rpc import ScorerService, scorer_server
+from serving.score_log import ScoreLog
+from serving.scored import Observer
 from serving.scorer import Scorer
 from serving.settings import ScorerSettings
 
@@ -70,7 +73,12 @@ async def open_scorer(
             closing.push_async_callback(cancel, asyncio.create_task(cached.run()))
         live = LiveGenerations(generations, store, settings, metrics, kernels, cached)
         behaviours = Behaviours(redis) if settings.stored_behaviours else None
-        scorer = Scorer(cached.cache if cached else store, live, settings, metrics, behaviours)
+        observers: list[Observer] = []
+        if settings.score_log is not None:
+            score_log = ScoreLog(ScoreFiles(settings.score_log), settings, metrics.registry)
+            closing.push_async_callback(asyncio.to_thread, score_log.close)
+            observers.append(score_log.observe)
+        scorer = Scorer(cached.cache if cached else store, live, settings, metrics, behaviours, observers)
         closing.callback(scorer.close)
         listing, readiness = Listing(generations, live), Readiness(live, metrics)
 

@@ -122,6 +122,26 @@ class ScorerSettings(BaseSettings):
         le=1,
         description="Largest share of candidates that have a score now and would be missing; likewise.",
     )
+    score_log: str | None = Field(
+        default=None,
+        description="Directory or fsspec URL of the score log (docs/score-log.md); unset: nothing is logged.",
+    )
+    score_log_share: float = Field(
+        default=1.0, ge=0, le=1, description="Share of requests that are logged, chosen by their ids."
+    )
+    score_log_roll_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=3_600,
+        description="How long a file of the score log is in the making, in seconds.",
+    )
+    score_log_rows: int = Field(
+        default=1_000_000,
+        ge=10_000,
+        le=100_000_000,
+        description="Candidates and behaviours that may wait to be written (about 100 bytes each); requests "
+        "beyond it are left out of the log and counted.",
+    )
     max_body_bytes: int = Field(
         default=4 << 20,
         ge=1024,

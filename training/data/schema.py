@@ -138,7 +138,7 @@ def _named_attribute(items: Table, name: str) -> AttributeField:
 
 
 def _is_reserved(name: str) -> bool:
-    return name == "id" or name.endswith("_id") or name.startswith("image") or name == "split"
+    return name in ("id", "split") or name.endswith("_id") or name.startswith(("image", "served_"))
 
 
 def _is_time(name: str) -> bool:
