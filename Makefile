@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-faults test-clients test-install demo up loadtest bench-graph bench-train ranker-results proto format clean
+.PHONY: help install check test test-faults test-clients test-install demo up loadtest bench-graph bench-freshness bench-train ranker-results proto format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ loadtest: install ## 60 s of locust over HTTP and gRPC against `repcenter up`
 
 bench-graph: install ## the serving graph beside the literal one, one thread (about five minutes)
 	$(BIN)/repcenter bench graph
+
+bench-freshness: install ## from a push to a score that says ok; capacity of workers (about five minutes; DATA=, IMAGE_TOWER=)
+	$(BIN)/repcenter bench freshness $(if $(DATA),--data $(DATA)) $(if $(IMAGE_TOWER),--image-tower $(IMAGE_TOWER))
 
 bench-train: install ## training rows per second beside FuxiCTR's DIN, which gets an environment of its own
 	$(BIN)/repcenter bench train

@@ -161,6 +161,39 @@ def bench_behaviours(
     run(users=users, as_json=json)
 
 
+@bench_app.command("freshness")
+def bench_freshness(
+    json: Json = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer items, shorter loops: about a minute and a half.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Your items with pictures (docs/data.md); drawn ones if absent.")
+    ] = None,
+    image_tower: Annotated[Path | None, typer.Option(help="An ONNX image tower of your own.")] = None,
+    overhead_rate: Annotated[
+        float, typer.Option(min=1, help="Pushes per second with the encoder that costs nothing.")
+    ] = 100.0,
+    var: VarDir = Path("var"),
+) -> None:
+    """From a push to a score that says ok, and how many items a worker takes (about five minutes).
+
+    Write door, workers and scorer run as processes of their own, over a server of their own.
+    """
+    from rich.console import Console
+
+    from cli.freshness import FreshnessOptions, run_freshness
+    from cli.freshness_report import last_line, print_report
+    from cli.progress import stage
+
+    console = Console(stderr=True)
+    options = FreshnessOptions(data, image_tower, var, quick, overhead_rate)
+    with stage(console, "Freshness") as advance:
+        report = run_freshness(options, advance)
+    print_report(console, report)
+    print(last_line(report, json))
+
+
 def _counts(name: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",") if part.strip()]
