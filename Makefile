@@ -38,9 +38,10 @@ test: check ## the whole suite (at most 10 minutes on 2 cores)
 test-faults: install ## kills, stops, cuts and skewed clocks on real servers (about seven minutes; PICTURES=, SEED=)
 	$(if $(PICTURES),PICTURES=$(PICTURES)) $(if $(SEED),SEED=$(SEED)) $(BIN)/python -m pytest tests/faults tests/param_server/test_shelf_machine.py tests/serving -m faults
 
-test-clients: install ## clients of others, unchanged, in an environment of their own: tritonclient over HTTP and gRPC
+test-clients: install ## clients of others, unchanged, in an environment of their own: tritonclient, the protocol's own OpenAPI
 	$(PYTHON) -m venv var/clients
 	var/clients/bin/pip install --quiet --disable-pip-version-check 'tritonclient[http,grpc]==2.73.0'
+	var/clients/bin/pip install --quiet --disable-pip-version-check --no-deps mlserver==1.7.1
 	$(BIN)/python -m pytest tests/serving -m clients
 
 demo: install ## the main job, end to end (DATA=<dir> for your own data, KEEP=1 to leave it running)

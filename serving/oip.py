@@ -82,7 +82,7 @@ class InferCall:
     model: str
     version: str | None
     id: str
-    parameters: Mapping[str, Parameter]
+    parameters: Mapping[str, object]
     inputs: Sequence[Tensor]
     outputs: Sequence[str]
 
@@ -279,15 +279,20 @@ def _queries(tensors: Mapping[str, Tensor], count: int) -> list[dict[str, Sequen
     return queries
 
 
-def _deadline_s(parameters: Mapping[str, Parameter]) -> float | None:
+def _deadline_s(parameters: Mapping[str, object]) -> float | None:
     """deadline_ms, or timeout, the protocol's name for microseconds; None where neither is given."""
     found = None
     for name, per_second in (("deadline_ms", 1e3), ("timeout", 1e6)):
         value = parameters.get(name)
         if value is None:
             continue
-        if isinstance(value, bool | str) or not 0 < value / per_second <= 60:
-            raise InvalidInput(f"parameters.{name}", value, "must be more than 0 and at most 60 seconds")
+        refused = InvalidInput(
+            f"parameters.{name}", value, "must be a number above 0 and of at most 60 seconds"
+        )
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise refused
+        if not 0 < value <= 60 * per_second:
+            raise refused
         found = _shortest(found, value / per_second)
     return found
 

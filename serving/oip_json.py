@@ -16,13 +16,13 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 
 from contracts.errors import InvalidInput
-from serving.oip import InferAnswer, InferCall, ModelInfo, Parameter, check_input
+from serving.oip import InferAnswer, InferCall, ModelInfo, check_input
 from serving.tensors import Tensor, bytes_of_values, tensor, values_of_bytes, values_of_json
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _CONFIG = ConfigDict(extra="ignore", strict=True)  # servers of the protocol pass over what they do not know
 
-Parameters = Annotated[dict[str, Parameter], Field(description="Extensions, by name.")]
+Parameters = Annotated[dict[str, Any], Field(description="Extensions, by name.")]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class InferBody:
     inputs: Annotated[list[RequestInput], FailFast()]
     id: Annotated[str, Field(description="Comes back in the answer.")] = ""
     parameters: Annotated[
-        dict[str, Parameter],
+        dict[str, Any],
         Field(
             description="`timeout` (microseconds) or `deadline_ms`: answer within this time or with 504; "
             "`binary_data_output`: all outputs as bytes. Others are passed over."

@@ -173,9 +173,9 @@ def _infos(infos: Sequence[TensorInfo]) -> list[pb.ModelMetadataResponse.TensorM
     return [pb.ModelMetadataResponse.TensorMetadata(**info._asdict()) for info in infos]
 
 
-def _parameters(messages: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]:
+def _parameters(messages: Mapping[str, pb.InferParameter]) -> dict[str, object]:
     """Those that have a value."""
-    found: dict[str, Parameter] = {}
+    found: dict[str, object] = {}
     for name, message in messages.items():
         kind = message.WhichOneof("parameter_choice")
         if kind is not None:

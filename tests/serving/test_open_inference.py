@@ -352,7 +352,7 @@ async def test_a_deadline_in_parameters(doors: Doors) -> None:
     answer = await doors.http.post(SPACE + "/infer", json=body(parameters={"timeout": 1}))
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline")
     answer = await doors.http.post(
-        SPACE + "/infer", json=body(parameters={"timeout": 5_000_000, "priority": 1})
+        SPACE + "/infer", json=body(parameters={"timeout": 5_000_000, "headers": {"a": 1}})
     )
     assert answer.status_code == 200  # what a server does not know it passes over
 
