@@ -1,0 +1,61 @@
+"""Items on both wires, and what the write door says of them."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import orjson
+
+from contracts.items import Item
+from contracts.rpc.columns import column_messages
+from contracts.rpc.v1 import repcenter_pb2 as pb
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """An accepted push or deletion. sequence: as given by the write door."""
+
+    item_id: str
+    sequence: int
+
+
+@dataclass(frozen=True)
+class ItemStatus:
+    """state: queued, encoding, scoreable, deleted or dead; reason: why it is dead, else None;
+    updated_ms: 0 where unknown."""
+
+    item_id: str
+    state: str
+    sequence: int
+    reason: str | None
+    updated_ms: int
+
+
+def item_body(item: Item) -> bytes:
+    """The JSON of POST /v1/items."""
+    return orjson.dumps(
+        {
+            "item_id": item.item_id,
+            "text": dict(item.text),
+            "attributes": dict(item.attributes),
+            "image": None if item.image is None else base64.b64encode(item.image).decode(),
+            **({} if item.image_url is None else {"image_url": item.image_url}),
+        }
+    )
+
+
+def item_path(item_id: str) -> str:
+    """The path of one item; dots are encoded too, or ids such as ".." would be resolved away."""
+    return "/v1/items/" + quote(item_id, safe="").replace(".", "%2E")
+
+
+def item_message(item: Item) -> pb.Item:
+    return pb.Item(
+        item_id=item.item_id,
+        text=item.text,
+        attributes=column_messages(item.attributes),
+        image=item.image,
+        image_url=item.image_url,
+    )

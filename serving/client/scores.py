@@ -1,0 +1,91 @@
+"""Score requests and answers on both wires."""
+
+from __future__ import annotations
+
+import numpy as np
+import orjson
+
+from contracts.request import ScoreRequest
+from contracts.rpc.columns import column_messages
+from contracts.rpc.v1 import repcenter_pb2 as pb
+from contracts.scores import STATUS_NAMES, Completeness, Scores, Timings
+
+_STATUS_OF_NAME = {name: number for number, name in enumerate(STATUS_NAMES)}
+
+
+def score_body(
+    request: ScoreRequest,
+    *,
+    deadline_s: float | None = None,
+    generation: str | None = None,
+    top_k: int | None = None,
+) -> bytes:
+    """The JSON of POST /v1/score."""
+    return orjson.dumps(
+        {
+            "scene": request.scene,
+            "user_id": request.user_id,
+            "behaviours": list(request.behaviours),
+            "candidates": list(request.candidates),
+            "generation": generation,
+            "deadline_ms": None if deadline_s is None else deadline_s * 1e3,
+            "top_k": top_k,
+            "user": dict(request.user),
+            "context": dict(request.context),
+            "timestamp_ms": request.timestamp_ms,
+            "query": {name: list(vector) for name, vector in request.query.items()},
+            "request_id": request.request_id,
+        },
+        option=orjson.OPT_SERIALIZE_NUMPY,
+    )
+
+
+def read_scores(body: bytes) -> Scores:
+    """The answer of POST /v1/score; null scores become NaN."""
+    document = orjson.loads(body)
+    return Scores(
+        document["scene"],
+        document["generation"],
+        np.array(document["scores"], dtype=np.float32),
+        np.array([_STATUS_OF_NAME[name] for name in document["statuses"]], dtype=np.uint8),
+        Completeness(**document["completeness"]),
+        Timings(**{f"{stage}_ms": ms for stage, ms in document["timings_ms"].items()}),
+        document["request_id"],
+    )
+
+
+def score_message(request: ScoreRequest, generation: str | None = None) -> pb.ScoreRequest:
+    return pb.ScoreRequest(
+        scene=request.scene,
+        user_id=request.user_id,
+        behaviours=[pb.Behaviour(item_id=b.item_id, timestamp_ms=b.timestamp_ms) for b in request.behaviours],
+        candidates=request.candidates,
+        generation=generation,
+        user=column_messages(request.user),
+        context=column_messages(request.context),
+        timestamp_ms=request.timestamp_ms,
+        query={name: pb.Vector(values=vector) for name, vector in request.query.items()},
+        request_id=request.request_id,
+    )
+
+
+def read_score_message(message: pb.ScoreResponse) -> Scores:
+    c, t = message.completeness, message.timings
+    return Scores(
+        message.scene,
+        message.generation,
+        np.array(message.scores, dtype=np.float32),
+        np.array(message.statuses, dtype=np.uint8),
+        Completeness(
+            c.behaviours_asked,
+            c.behaviours_found,
+            c.candidates_asked,
+            c.candidates_found,
+            c.columns_asked,
+            c.columns_found,
+            behaviours_source="stored" if c.behaviours_source == pb.BEHAVIOUR_SOURCE_STORED else "request",
+            stale=c.stale,
+        ),
+        Timings(t.queue_ms, t.fetch_ms, t.assemble_ms, t.run_ms, t.total_ms),
+        message.request_id,
+    )
