@@ -97,6 +97,8 @@ def batch_digest(items: Sequence[Item]) -> str:
             option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY,
         )
         image = b"" if item.image is None else b"\1" + item.image
+        if item.image_url is not None:
+            image = b"\2" + item.image_url.encode()
         digest.update(len(head).to_bytes(8, "little") + len(image).to_bytes(8, "little") + head + image)
     return digest.hexdigest()[:32]
 

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
 from contracts.codec import Rows
 from contracts.errors import InvalidInput, RepcenterError
-from contracts.items import Item
 from realtime_infer.encoder import Encoder, Prepared
-from realtime_infer.pictures import decode_here
 
 Isolated = tuple[npt.NDArray[np.int64], Rows, dict[int, RepcenterError]]
 
 
-def encode_isolated(encoder: Encoder, items: Sequence[Item], sequences: npt.NDArray[np.uint64]) -> Isolated:
-    """K items, (K,) sequences -> positions (G,) of the good ones, their records (G,), failures by position.
-
-    Pictures are decoded in this process; where they may not be, Encoder.prepare() and run_isolated().
-    """
-    pictures = decode_here(items, encoder.picture_size)
-    return run_isolated(encoder, encoder.prepare(items, pictures), sequences)
-
-
 def run_isolated(encoder: Encoder, prepared: Prepared, sequences: npt.NDArray[np.uint64]) -> Isolated:
-    """As encode_isolated().
+    """K items, (K,) sequences -> positions (G,) of the good ones, their records (G,), failures by position.
 
     Where run() raises, the batch is halved until the item is alone. Before that item is blamed the golden
     inputs are replayed: where they fail too, the encoder is broken and BrokenBundle is raised.

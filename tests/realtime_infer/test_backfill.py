@@ -20,6 +20,7 @@ from realtime_infer.backfill import BackfillReport, backfill
 from realtime_infer.encoder import Encoder
 from realtime_infer.ingest import Ingest
 from realtime_infer.settings import EncoderSettings
+from tests.contracts.pictures import jpeg_of_scans
 from tests.encoder_bundle import picture
 from tests.realtime_infer.workers import ended, windows, working
 
@@ -199,6 +200,33 @@ async def test_an_item_that_could_not_be_read_is_a_failure_of_that_item(
     assert (report.items, report.committed, report.failed) == (5, 4, 1)
     assert report.failures == [("i2", "its picture is gone")]
     await check_tables(Store(redis), encoder, tmp_path, ["i0", "i1", "i3", "i4"])
+
+
+async def test_pictures_are_fetched_and_decoded_as_a_worker_does_it(
+    redis: Redis, tmp_path: Path, encoder: Encoder, encoder_settings: EncoderSettings
+) -> None:
+    """One that its decoder does not survive fails alone; a place says nothing of whether it may be read."""
+    roots, offline = tmp_path / "pictures", str(tmp_path / "offline")
+    roots.mkdir()
+    (roots / "a.png").write_bytes(PICTURE)
+    settings = encoder_settings.model_copy(update={"image_roots": [str(roots)], "decode_cpu_s": 0.2})
+    items = [
+        Item("place", {"title": "x"}, image_url=str(roots / "a.png")),
+        Item("bytes", {"title": "x"}, image=PICTURE),
+        Item("elsewhere", {"title": "x"}, image_url=str(tmp_path / "secret.png")),
+        Item("slow", {"title": "x"}, image=jpeg_of_scans(90, 4_608)),
+        Item("after", {"title": "y"}),
+    ]
+    report = await backfill(items, encoder, Store(redis), redis, offline, batch_size=2, settings=settings)
+    assert (report.items, report.committed, report.failed) == (5, 3, 2)
+    reasons = dict(report.failures)
+    assert "image_url" in reasons["elsewhere"]
+    assert "processor time" in reasons["slow"]
+    fetched = await Store(redis).fetch(encoder.space, None, ["place", "bytes", "after"])
+    assert fetched.found.all()
+    assert fetched.records[0] == fetched.records[1]
+    again = await backfill(items, encoder, Store(redis), redis, offline, batch_size=2, settings=settings)
+    assert (again.skipped, again.committed, again.failed) == (3, 0, 2)
 
 
 async def test_a_watermark_from_before_the_snapshot_loses_to_pushes_since(

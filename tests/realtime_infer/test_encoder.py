@@ -11,7 +11,7 @@ from contracts.errors import BrokenBundle, InvalidInput
 from contracts.guard import Guard, GuardLimits
 from contracts.items import AttributeValue, Item, attribute_slots
 from realtime_infer.encoder import Encoder
-from realtime_infer.isolate import encode_isolated
+from realtime_infer.isolate import run_isolated
 from tests.contracts.pictures import readable, refused
 from tests.encoder_bundle import ASCII_TOKENS, ATTRIBUTES, make_encoder_bundle, picture
 
@@ -106,7 +106,8 @@ def test_an_item_on_which_the_graph_raises_is_found(tmp_path: Path) -> None:
     items[4] = Item("4", {"title": "\u00e9\u00ff"})
     with pytest.raises(Exception, match=r"(?i)gather|indices|range|bounds"):
         fragile.encode(items)
-    good, rows, failures = encode_isolated(fragile, items, np.arange(1, 10, dtype=np.uint64))
+    prepared = fragile.prepare(items, {})
+    good, rows, failures = run_isolated(fragile, prepared, np.arange(1, 10, dtype=np.uint64))
     assert good.tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
     assert rows["sequence"].tolist() == [1, 2, 3, 4, 6, 7, 8, 9]
     assert list(failures) == [4]

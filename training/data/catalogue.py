@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from contracts.errors import InvalidInput
 from contracts.items import MAX_FIELD_CHARACTERS, AttributeField, AttributeValue, Item
-from training.data.pictures import IMAGE, Pictures, find_pictures
+from training.data.pictures import IMAGE, IMAGE_URL, Pictures, find_pictures
 from training.data.schema import TITLE, attribute_fields, text_fields
 from training.data.table import Array, Table, as_text, is_bytes, is_text, mask, read_table, read_types
 
@@ -30,6 +30,7 @@ class Catalogue:
     attribute_fields: tuple[AttributeField, ...]
     pictures: Pictures
     columns: Mapping[str, Array] = field(repr=False)  # text and categorical: strings; numeric: float64
+    image_urls: Array | None = None  # where the pictures are that are not here
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -44,7 +45,11 @@ class Catalogue:
                 attributes[f.name] = str(cell)
             elif f.kind == "numeric" and cell is not None:
                 attributes[f.name] = float(cell)
-        return Item(self.item_ids[row], text, attributes, self.pictures.read(row))
+        image = self.pictures.read(row)
+        url = None
+        if image is None and self.image_urls is not None:
+            url = self.image_urls[row].as_py() or None
+        return Item(self.item_ids[row], text, attributes, image, url)
 
 
 def load_catalogue(
@@ -75,8 +80,18 @@ def load_catalogue(
         text_fields=texts,
         attribute_fields=attributes,
         pictures=find_pictures(directory, row_of),
+        image_urls=_image_urls(items),
         columns=columns,
     )
+
+
+def _image_urls(items: Table) -> Array | None:
+    if IMAGE_URL not in items.columns:
+        return None
+    urls = items.column(IMAGE_URL)
+    if not is_text(urls.type):
+        raise items.wrong_type(IMAGE_URL, "strings")
+    return urls
 
 
 def _without_pictures(path: Path) -> list[str] | None:

@@ -24,7 +24,7 @@ from training.data.picture_files import picture_files
 from training.data.picture_tar import PictureTar
 from training.data.table import is_bytes, is_text, read_table
 
-IMAGE = "image"
+IMAGE, IMAGE_URL = "image", "image_url"
 
 
 class Pictures(Protocol):

@@ -68,6 +68,24 @@ def test_an_item_reads_as_it_would_be_pushed(tmp_path: Path) -> None:
     assert third.image is None
 
 
+def test_an_item_whose_picture_is_elsewhere_says_where(tmp_path: Path) -> None:
+    urls = ["https://cdn.example.com/0.jpg", "/data/1.jpg", "", None, "https://e.com/4.jpg", None]
+    items = items_columns() | {"image_url": urls, "image": pa.array([b"bytes", *[None] * 5], pa.binary())}
+    catalogue = load_dataset(write(tmp_path, items)).catalogue
+    assert [catalogue.item(row).image_url for row in range(6)] == [
+        None,
+        "/data/1.jpg",
+        None,
+        None,
+        urls[4],
+        None,
+    ]
+    assert catalogue.item(0).image == b"bytes"
+    assert "image_url" not in {*catalogue.text_fields, *(f.name for f in catalogue.attribute_fields)}
+    with pytest.raises(InvalidInput, match="image_url"):
+        load_dataset(write(tmp_path, items_columns() | {"image_url": list(range(6))}))
+
+
 def test_splits_by_time_without_a_split_column(tmp_path: Path) -> None:
     log = log_columns(100)
     splits = load_dataset(write(tmp_path, log=log)).interactions.splits
