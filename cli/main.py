@@ -146,6 +146,23 @@ def score(
 
 
 @app.command()
+def replay(
+    captured: Annotated[Path, typer.Argument(help="A captured request, or a directory of them.")],
+    ranker: Annotated[
+        str | None, typer.Option(help="Where its ranker bundle is, if no longer where it was.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; as captured if absent.")] = None,
+    repeat: Annotated[int, typer.Option(min=1, max=10_000, help="Runs of each, for the time.")] = 20,
+    var: VarDir = Path("var"),
+    json: Json = False,
+) -> None:
+    """Score captured slow requests again from their record bytes (REPCENTER_CAPTURE_SLOW_MS)."""
+    from cli.replay import replay as again
+
+    again(captured, ranker, threads, repeat, var, json)
+
+
+@app.command()
 def push(
     items: Annotated[Path | None, typer.Argument(help="items.parquet, or a directory that holds it.")] = None,
     item_id: Annotated[str | None, typer.Option("--id", help="Push one item with this id.")] = None,

@@ -22,6 +22,7 @@ from param_server.settings import StoreSettings
 from param_server.store import Store
 from serving.cache_metrics import CacheCollector
 from serving.cached_rows import CachedRows
+from serving.capture import SlowRequests
 from serving.kernels import ranker_kernels
 from serving.listing import Listing
 from serving.live import LiveGenerations
@@ -78,6 +79,11 @@ async def open_scorer(
             score_log = ScoreLog(ScoreFiles(settings.score_log), settings, metrics.registry)
             closing.push_async_callback(asyncio.to_thread, score_log.close)
             observers.append(score_log.observe)
+        if settings.capture_slow_ms is not None:
+            directory = store_settings.var_dir / "slow"
+            slow = SlowRequests(directory, settings, metrics.registry, kernels=kernels is not None)
+            closing.push_async_callback(asyncio.to_thread, slow.close)
+            observers.append(slow.observe)
         scorer = Scorer(cached.cache if cached else store, live, settings, metrics, behaviours, observers)
         closing.callback(scorer.close)
         listing, readiness = Listing(generations, live), Readiness(live, metrics)

@@ -142,6 +142,18 @@ class ScorerSettings(BaseSettings):
         description="Candidates and behaviours that may wait to be written (about 100 bytes each); requests "
         "beyond it are left out of the log and counted.",
     )
+    capture_slow_ms: float | None = Field(
+        default=None,
+        ge=0,
+        description="Requests that take at least so many milliseconds are kept in <var_dir>/slow with their "
+        "record bytes, for `repcenter replay`; unset: none.",
+    )
+    capture_bytes: int = Field(
+        default=64 << 20, ge=1 << 20, le=1 << 40, description="Disk for them; the oldest go first."
+    )
+    capture_per_minute: float = Field(
+        default=30.0, gt=0, le=60_000, description="How many of them are kept in a minute at most."
+    )
     max_body_bytes: int = Field(
         default=4 << 20,
         ge=1024,
