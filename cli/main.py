@@ -71,7 +71,7 @@ def demo(
 
 @app.command()
 def up(var: VarDir = Path("var")) -> None:
-    """Start the whole stack: Valkey (unless REPCENTER_REDIS_URL), scorer, write door, worker, sink."""
+    """Start the stack: Valkey (unless REPCENTER_REDIS_URL), scorer, write door, encoder, worker, sink."""
     from cli.stack import run_stack
 
     run_stack(var)
@@ -98,6 +98,16 @@ def door() -> None:
     from realtime_infer.settings import EncoderSettings
 
     run_door(EncoderSettings(), StoreSettings())
+
+
+@app.command()
+def encoder() -> None:
+    """Run an encoder in this process: texts and pictures to vectors while the caller waits."""
+    from param_server.settings import StoreSettings
+    from realtime_infer.app import run_encoder
+    from realtime_infer.settings import EncoderSettings
+
+    run_encoder(EncoderSettings(), StoreSettings())
 
 
 @app.command()

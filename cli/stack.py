@@ -1,4 +1,4 @@
-"""The whole stack as processes: Valkey (unless REPCENTER_REDIS_URL), scorer, write door, worker, sink."""
+"""The stack as processes: Valkey (unless REPCENTER_REDIS_URL), scorer, write door, encoder, worker, sink."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ PORTS = {
     "scorer_grpc": 50051,
     "door_http": 8081,
     "door_grpc": 50052,
+    "encoder_http": 8082,
+    "encoder_grpc": 50053,
     "worker_http": 9090,
     "sink_http": 9091,
 }
@@ -47,6 +49,8 @@ class Endpoints:
     scorer_grpc: str
     door_http: str
     door_grpc: str
+    encoder_http: str
+    encoder_grpc: str
     worker_http: str
     sink_http: str
 
@@ -76,12 +80,15 @@ class Stack:
             scorer_grpc=f"{_HOST}:{ports['scorer_grpc']}",
             door_http=f"http://{_HOST}:{ports['door_http']}",
             door_grpc=f"{_HOST}:{ports['door_grpc']}",
+            encoder_http=f"http://{_HOST}:{ports['encoder_http']}",
+            encoder_grpc=f"{_HOST}:{ports['encoder_grpc']}",
             worker_http=f"http://{_HOST}:{ports['worker_http']}",
             sink_http=f"http://{_HOST}:{ports['sink_http']}",
         )
         self._services = {
             "scorer": (ports["scorer_http"], ports["scorer_grpc"]),
             "door": (ports["door_http"], ports["door_grpc"]),
+            "encoder": (ports["encoder_http"], ports["encoder_grpc"]),
             "worker": (ports["worker_http"], 0),
             "sink": (ports["sink_http"], 0),
             **{f"worker-{n}": (_port(0), 0) for n in range(2, workers + 1)},

@@ -1,4 +1,4 @@
-"""The write door, the encoder worker and the sink, wired on one screen; each is a process of its own."""
+"""The write door, the encoder, the worker and the sink, wired on one screen; each a process of its own."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ from param_server.store import Store
 from param_server.windows import Windows
 from realtime_infer.bulk import Bulks
 from realtime_infer.clients import clients
+from realtime_infer.encode_metrics import EncodeMetrics
+from realtime_infer.encode_queue import EncodeQueue
+from realtime_infer.encode_rest import create_encode_app
+from realtime_infer.encode_rpc import EncoderService, encoder_server
+from realtime_infer.encoder import Encoder
 from realtime_infer.encoder_source import EncoderSource
 from realtime_infer.event_metrics import EventMetrics
 from realtime_infer.event_rpc import EventsService
@@ -48,7 +53,7 @@ from realtime_infer.stages import Stages
 from realtime_infer.statuses import Statuses
 from realtime_infer.worker import Worker
 
-DOOR_HTTP_PORT, WORKER_HTTP_PORT, SINK_HTTP_PORT = 8081, 9090, 9091
+DOOR_HTTP_PORT, ENCODER_HTTP_PORT, WORKER_HTTP_PORT, SINK_HTTP_PORT = 8081, 8082, 9090, 9091
 _READY_S = 1.0
 
 
@@ -144,6 +149,40 @@ async def open_worker(
 
 
 @contextlib.asynccontextmanager
+async def open_encoder(
+    settings: EncoderSettings, store_settings: StoreSettings
+) -> AsyncIterator[RunningDoor]:
+    """Open both doors of an encoder; on leaving, finish what is in flight."""
+    async with clients(store_settings) as (table, stream), contextlib.AsyncExitStack() as closing:
+        metrics, store = EncodeMetrics(), Store(table)
+        _watch(metrics.links, table, stream)
+        source = EncoderSource(store, Generations(table), Rollovers(table), settings)
+        loader = await closing.enter_async_context(open_pictures(settings, metrics.decoders_died.inc))
+
+        async def live() -> Encoder:
+            return (await source.current())[0]
+
+        queue = EncodeQueue(live, loader.load, settings, metrics)
+        closing.push_async_callback(cancel, asyncio.create_task(queue.run()))
+
+        async def check() -> None:
+            await live()
+
+        async def tell(ready: bool) -> None:
+            metrics.ready.set(ready)
+            await rpc.tell(ready)
+
+        rpc = encoder_server(EncoderService(queue, metrics), settings)
+        closing.push_async_callback(rpc.stop, settings.stop_s)
+        await rpc.start()
+        app = create_encode_app(queue, check, metrics, settings)
+        port = ENCODER_HTTP_PORT if settings.http_port is None else settings.http_port
+        url = await closing.enter_async_context(http_server(app, settings.host, port, settings.stop_s))
+        closing.push_async_callback(cancel, asyncio.create_task(follow(check, tell, _READY_S)))
+        yield RunningDoor(url, rpc.target)
+
+
+@contextlib.asynccontextmanager
 async def open_sink(settings: SinkSettings, store_settings: StoreSettings) -> AsyncIterator[RunningSink]:
     """Start a sink; on leaving, it writes what it has read."""
     async with clients(store_settings) as (table, stream):
@@ -179,6 +218,21 @@ def run_door(settings: EncoderSettings | None = None, store_settings: StoreSetti
         async with open_door(settings or EncoderSettings(), store_settings or StoreSettings()) as door:
             on_signals(stop)  # uvicorn put its own handlers there
             print(f"ready http={door.http_url} grpc={door.grpc_target}", flush=True)
+            await stop.wait()
+
+    logging.basicConfig(level=logging.INFO)
+    asyncio.run(serve())
+
+
+def run_encoder(settings: EncoderSettings | None = None, store_settings: StoreSettings | None = None) -> None:
+    """The encoder's process: prints `listening http=… grpc=…`, ends in good order on SIGTERM or SIGINT."""
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        on_signals(stop)
+        async with open_encoder(settings or EncoderSettings(), store_settings or StoreSettings()) as running:
+            on_signals(stop)
+            print(f"listening http={running.http_url} grpc={running.grpc_target}", flush=True)
             await stop.wait()
 
     logging.basicConfig(level=logging.INFO)

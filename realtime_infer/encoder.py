@@ -5,7 +5,7 @@ An item that cannot be encoded fails alone: its neighbours' vectors do not depen
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
@@ -53,6 +53,24 @@ class Prepared:
         return Prepared(
             self.item_ids[kept], self.attributes[kept], cut(self.tokens), cut(self.pixels), cut(self.failures)
         )
+
+
+def join(parts: Sequence[Prepared]) -> Prepared:
+    """Items prepared by one encoder, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *map(len, parts)]).tolist()
+
+    def moved(of: Callable[[Prepared], Mapping[int, T]]) -> dict[int, T]:
+        return {s + i: value for s, part in zip(starts, parts, strict=False) for i, value in of(part).items()}
+
+    return Prepared(
+        [item_id for part in parts for item_id in part.item_ids],
+        np.concatenate([part.attributes for part in parts]),
+        moved(lambda part: part.tokens),
+        moved(lambda part: part.pixels),
+        moved(lambda part: part.failures),
+    )
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,11 @@ Attribute = Annotated[
 ]
 
 
-class ItemBody(BaseModel):
-    """A new or changed item. It needs a picture or a text that is not blank."""
+class ContentBody(BaseModel):
+    """What an encoder reads of an item."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": EXAMPLE})
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    item_id: str = Field(description=f"A string of at most {MAX_ID_BYTES} bytes of UTF-8; any characters.")
     title: str | None = Field(None, description="Short for text.title.")
     text: dict[str, str] = Field({}, description="The fields of the encoder's text template, by name.")
     attributes: dict[str, Attribute] = Field(
@@ -64,9 +63,7 @@ class ItemBody(BaseModel):
         "(s3://…), both only as far as the operator allows them, or a data URI in base64.",
     )
 
-    idempotency_key: str | None = Field(None, description=KEY)
-
-    def item(self, image: bytes | None = None) -> Item:
+    def content(self, item_id: str, image: bytes | None = None) -> Item:
         """image: the picture, where it came beside the body. Raises InvalidInput or TooLarge."""
         text = dict(self.text)
         if self.title is not None and text.setdefault(_TITLE, self.title) != self.title:
@@ -75,7 +72,20 @@ class ItemBody(BaseModel):
             if image is not None:
                 raise InvalidInput("image", self.image[:64], "was given twice")
             image = decode_base64(self.image)
-        return Item(self.item_id, text, self.attributes, *picture(image, self.image_url))
+        return Item(item_id, text, self.attributes, *picture(image, self.image_url))
+
+
+class ItemBody(ContentBody):
+    """A new or changed item. It needs a picture or a text that is not blank."""
+
+    model_config = ConfigDict(json_schema_extra={"example": EXAMPLE})
+
+    item_id: str = Field(description=f"A string of at most {MAX_ID_BYTES} bytes of UTF-8; any characters.")
+    idempotency_key: str | None = Field(None, description=KEY)
+
+    def item(self, image: bytes | None = None) -> Item:
+        """As content()."""
+        return self.content(self.item_id, image)
 
 
 class DeleteBody(BaseModel):

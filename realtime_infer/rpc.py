@@ -26,6 +26,7 @@ from realtime_infer.settings import EncoderSettings
 from realtime_infer.statuses import Statuses
 
 SERVICE = "repcenter.v1.Items"
+DOOR_GRPC_PORT = 50052
 _OTHER_CALLS = 64  # status, health and reflection beside the pushes in flight
 _ERRORS = GrpcErrors(SERVICE, "write door")
 _STATES = {
@@ -110,7 +111,7 @@ def items_server(service: ItemsService, events: EventsService, settings: Encoder
         SERVICE,
         add,
         settings.host,
-        settings.grpc_port,
+        DOOR_GRPC_PORT if settings.grpc_port is None else settings.grpc_port,
         settings.max_body_bytes,
         max_calls=settings.max_in_flight + _OTHER_CALLS,
         others=(EVENTS_SERVICE,),
@@ -121,7 +122,11 @@ def item(request: pb.PushRequest) -> Item:
     """The message's item; InvalidInput where it has none or an attribute without a value."""
     if not request.HasField("item"):
         raise InvalidInput("item", None, "must be given")
-    message = request.item
+    return item_of(request.item)
+
+
+def item_of(message: pb.Item) -> Item:
+    """InvalidInput where an attribute has no value."""
     return Item(
         message.item_id,
         dict(message.text),

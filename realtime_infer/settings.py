@@ -47,11 +47,15 @@ class EncoderSettings(BaseSettings):
         None,
         ge=0,
         le=65535,
-        description="HTTP port of this process; 0 takes a free one; unset: 8081 for a write door, 9090 for a "
-        "worker (health and metrics).",
+        description="HTTP port of this process; 0 takes a free one; unset: 8081 for a write door, 8082 for "
+        "an encoder, 9090 for a worker.",
     )
-    grpc_port: int = Field(
-        50052, ge=0, le=65535, description="Port of the gRPC write door; 0 takes a free one."
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="gRPC port of this process; 0 takes a free one; unset: 50052 for a write door, 50053 for "
+        "an encoder.",
     )
     max_body_bytes: int = Field(
         24 << 20,
@@ -194,6 +198,21 @@ class EncoderSettings(BaseSettings):
     )
     backfill_wait_s: float = Field(
         10.0, ge=0, description="Longest such wait before one batch, in seconds; then the batch goes first."
+    )
+
+    encode_batch: int = Field(
+        32, ge=1, le=1_024, description="Most items that an encoder (`repcenter encoder`) runs at a time."
+    )
+    encode_window_ms: float = Field(
+        2.0, ge=0, le=1_000, description="How long an encoder that is idle waits for company of a request."
+    )
+    max_encode_items: int = Field(
+        256, ge=1, le=100_000, description="Items that wait or run in an encoder; more are refused with 429."
+    )
+    max_encode_bytes: int = Field(128 << 20, ge=1 << 20, description="Bytes of their pictures; likewise.")
+    max_encode_request: int = Field(64, ge=1, le=4_096, description="Items of one request to encode.")
+    encode_deadline_s: float = Field(
+        1.0, gt=0, le=60, description="How long a request to encode may take that names no deadline."
     )
 
     consumer: str = Field(

@@ -18,7 +18,9 @@ import pytest
 from cli.stack import PORTS
 from param_server.access import ENCODER, SCORER
 from param_server.settings import AccessSettings, StoreSettings
-from realtime_infer.app import DOOR_HTTP_PORT, SINK_HTTP_PORT, WORKER_HTTP_PORT
+from realtime_infer.app import DOOR_HTTP_PORT, ENCODER_HTTP_PORT, SINK_HTTP_PORT, WORKER_HTTP_PORT
+from realtime_infer.encode_rpc import ENCODER_GRPC_PORT
+from realtime_infer.rpc import DOOR_GRPC_PORT
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.sink_settings import SinkSettings
 from serving.settings import ScorerSettings
@@ -28,9 +30,15 @@ DEPLOY = ROOT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 yaml: Any = importlib.import_module("yaml")
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-SERVICES = ("scorer", "door", "worker", "sink")
-HTTP_PORTS = {"scorer": 8080, "door": DOOR_HTTP_PORT, "worker": WORKER_HTTP_PORT, "sink": SINK_HTTP_PORT}
-GRPC_PORTS = {"scorer": 50051, "door": 50052}
+SERVICES = ("scorer", "door", "encoder", "worker", "sink")
+HTTP_PORTS = {
+    "scorer": 8080,
+    "door": DOOR_HTTP_PORT,
+    "encoder": ENCODER_HTTP_PORT,
+    "worker": WORKER_HTTP_PORT,
+    "sink": SINK_HTTP_PORT,
+}
+GRPC_PORTS = {"scorer": 50051, "door": DOOR_GRPC_PORT, "encoder": ENCODER_GRPC_PORT}
 
 
 def program(name: str) -> str:
@@ -143,7 +151,6 @@ def test_every_variable_is_a_setting_of_the_process(name: str) -> None:
 def test_ports_are_the_defaults_of_the_processes() -> None:
     assert HTTP_PORTS["scorer"] == ScorerSettings.model_fields["http_port"].default
     assert GRPC_PORTS["scorer"] == ScorerSettings.model_fields["grpc_port"].default
-    assert GRPC_PORTS["door"] == EncoderSettings.model_fields["grpc_port"].default
     for name in SERVICES:
         ports = [HTTP_PORTS[name], *([GRPC_PORTS[name]] if name in GRPC_PORTS else [])]
         assert f"EXPOSE {' '.join(map(str, ports))}\n" in stage(name)
