@@ -8,7 +8,6 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +34,7 @@ def _settings(url: str) -> StoreSettings:
 
 
 async def begin_rollover(
-    table: Server, stream: Redis, encoder: Encoder, uri: str, wait_s: float
+    table: Server, stream: Server, encoder: Encoder, uri: str, wait_s: float
 ) -> list[str]:
     """List the encoder's space, then wait until every worker encodes for it too -> their names.
 

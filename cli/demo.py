@@ -28,7 +28,7 @@ from contracts.errors import InvalidInput
 from contracts.manifest import Generation, IdTable
 from contracts.ranker_spec import ranker_spec_from_json
 from contracts.space import buckets_for
-from param_server.connection import connect, connect_one
+from param_server.connection import connect
 from param_server.embedded import EmbeddedServer
 from param_server.generations import Generations
 from param_server.offline import OfflineTable
@@ -217,7 +217,7 @@ async def _backfill(
 ) -> BackfillReport:
     settings = StoreSettings()
     redis = connect(redis_url, settings)
-    stream = connect_one(settings.stream_url or redis_url, settings)
+    stream = connect(settings.stream_url or redis_url, settings)
     try:
         return await backfill(
             (dataset.catalogue.item(row) for row in rows.tolist()),

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 
@@ -19,7 +18,7 @@ from cli.progress import stage
 from cli.shelf import shelf
 from contracts.errors import Conflict, InvalidInput, NotFound
 from param_server.compaction import CompactionReport, compact
-from param_server.connection import connect, connect_one, redis_errors
+from param_server.connection import connect, redis_errors
 from param_server.offline import OfflineTable
 from param_server.server import Server
 from param_server.settings import StoreSettings
@@ -73,7 +72,7 @@ def print_state(var: Path, root: str | None, as_json: bool) -> None:
     """Files, rows, bytes and lag of every space."""
     table = offline_table(var, root)
 
-    async def read(_: Server, stream: Redis) -> list[OfflineState]:
+    async def read(_: Server, stream: Server) -> list[OfflineState]:
         return [await _state(table, stream, space_id) for space_id in space_ids(table, None)]
 
     states = _with_servers(var, read)
@@ -97,7 +96,7 @@ def print_state(var: Path, root: str | None, as_json: bool) -> None:
     console.print(view)
 
 
-async def _state(table: OfflineTable, stream: Redis, space_id: str) -> OfflineState:
+async def _state(table: OfflineTable, stream: Server, space_id: str) -> OfflineState:
     listing = await asyncio.to_thread(table.files.listing, space_id)
     heads = [await asyncio.to_thread(table.files.head, space_id, name) for name in listing.live]
     checkpoint = table.files.checkpoint(space_id)
@@ -126,7 +125,7 @@ def verify(var: Path, root: str | None, space: str | None, sample: int | None, a
     """The offline table against the serving table, both ways; Conflict where they differ."""
     table = offline_table(var, root)
 
-    async def run(redis: Server, stream: Redis) -> list[OfflineCheck]:
+    async def run(redis: Server, stream: Server) -> list[OfflineCheck]:
         checks = []
         for space_id in space_ids(table, space):
             with stage(Console(stderr=as_json), f"Verifying space {space_id}") as advance:
@@ -183,7 +182,7 @@ def _said(report: CompactionReport) -> str:
     )
 
 
-def _with_servers(var: Path, act: Callable[[Server, Redis], Awaitable[T]]) -> T:
+def _with_servers(var: Path, act: Callable[[Server, Server], Awaitable[T]]) -> T:
     """act: takes clients of the table's and of the stream's server."""
     settings = StoreSettings()
 
@@ -192,12 +191,10 @@ def _with_servers(var: Path, act: Callable[[Server, Redis], Awaitable[T]]) -> T:
             table = connect(url, settings)
             closing.push_async_callback(table.aclose)
             if settings.stream_url is not None:
-                stream = connect_one(settings.stream_url, settings, "stream_url")
+                stream = connect(settings.stream_url, settings, "stream_url")
                 closing.push_async_callback(stream.aclose)
-            elif isinstance(table, Redis):
-                stream = table
             else:
-                raise InvalidInput("stream_url", None, "tables on a cluster need a server for streams")
+                stream = table
             return await act(table, stream)
 
     with shelf(var, reuse=True) as url:

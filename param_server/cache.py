@@ -16,7 +16,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from redis.asyncio import Redis
 
 from contracts.codec import ID_INT8, id_row_dtype, is_tombstone
 from contracts.errors import RepcenterError, Unavailable
@@ -26,6 +25,7 @@ from contracts.window import Window
 from param_server import keys
 from param_server.frequency import Counts
 from param_server.id_index import Slots
+from param_server.server import Server
 from param_server.single_flight import SingleFlight
 from param_server.slots import OVERHEAD, SlotTable
 from param_server.store import Fetched, Store
@@ -94,7 +94,7 @@ class _NoRows(_Copy):
 class _SpaceCopy(_Copy):
     """The resident records of one space, and who keeps them right."""
 
-    def __init__(self, space: Space, stream: Redis, limits: CacheLimits, block_s: float) -> None:
+    def __init__(self, space: Space, stream: Server, limits: CacheLimits, block_s: float) -> None:
         super().__init__(space.dtype)
         self.flights: list[SingleFlight] = []
         self.follower = WindowFollower(
@@ -133,7 +133,7 @@ class _PairCopy:
 class RowCache:
     """`fetch` of the same meaning as the store's, for the tables in use; others are read from the store."""
 
-    def __init__(self, store: Store, stream: Redis, limits: CacheLimits, block_s: float = 1.0) -> None:
+    def __init__(self, store: Store, stream: Server, limits: CacheLimits, block_s: float = 1.0) -> None:
         """stream: a client of the window streams' server; block_s: less than its time for a reply."""
         self.limits = limits
         self._store, self._stream, self._block_s = store, stream, block_s

@@ -23,6 +23,7 @@ from redis.exceptions import (
     ClusterDownError,
     MovedError,
     ReadOnlyError,
+    RedisError,
     TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -177,6 +178,47 @@ class Cluster(AsyncCoreCommands):
                     raise error
             await patience.wait(refused[0][1])
             waiting = np.array(sorted(place for place, _, _ in refused))
+
+    async def send_once(self, given: Commands) -> list[Any]:
+        """Commands to the nodes of their slots, all nodes at once -> their replies.
+
+        What is refused, or whose node does not answer, is an exception in its place; only where a node said
+        who has the slot, that one is asked too. What others gave is never lost with it, and the map is
+        mended for the next try.
+        """
+        values: list[Any] = [None] * len(given)
+        waiting, asked = np.arange(len(given)), dict[int, Address]()
+        for _ in range(2):
+            seen = self.slots.version
+            if (self.slots.owners(given.slots[waiting]) < 0).any():
+                await self._look(seen)
+            parts = list(self._parts(given, waiting, asked))
+            outcomes = await _at_once([self._try_part(part, given) for part in parts])
+            again: list[int] = []
+            asked = {}
+            for part, outcome in zip(parts, outcomes, strict=True):
+                places = part.places.tolist()
+                replies = [outcome] * len(places) if isinstance(outcome, Exception) else outcome.values
+                for place, reply in zip(places, replies, strict=True):
+                    values[place] = reply
+                    if not isinstance(reply, (*_REDIRECTS, *LOST)):
+                        continue
+                    other = await self._learn(reply, part.address, seen)
+                    if other is not None:
+                        asked[place] = other
+                    if isinstance(reply, AskError | MovedError):
+                        again.append(place)
+            if not again:
+                break
+            waiting = np.array(sorted(again))
+        return values
+
+    async def _try_part(self, part: _Part, given: Commands) -> Replies | Exception:
+        """One node's replies, or whatever went wrong with it."""
+        try:
+            return await self._send_part(part, given, ())
+        except (RedisError, OSError) as error:
+            return error
 
     def _parts(self, given: Commands, waiting: Places, asked: dict[int, Address]) -> Iterator[_Part]:
         """The commands at the places `waiting`, by the node to send them to."""

@@ -78,15 +78,22 @@ async def send_to(
 ) -> Replies:
     """Commands, or those at `places`, and then the packed commands `after`, on one connection of one server.
 
-    A script that the server does not know is loaded, and its calls are sent again. Raises what the client
-    raises.
+    A script that the server does not know is loaded, and the calls that met that are sent again, with
+    `after`. Raises what the client raises.
     """
-    count = len(given) if places is None else len(places)
     tail = b"".join([command + b"\r\n" for command in after])
-    packed = given.packed(places, asking) + tail
-    replies = await round_trip(redis, packed, count * (1 + asking) + len(after))
-    if given.script is not None and any(isinstance(reply, NoScriptError) for reply in replies):
-        await redis.script_load(given.script)
-        replies = await round_trip(redis, packed, count * (1 + asking) + len(after))
-    end = len(replies) - len(after)
-    return Replies(replies[asking : end : 1 + asking], [replies[end:]])
+
+    async def exchange(places: Places | None) -> tuple[list[Any], list[Any]]:
+        count = (len(given) if places is None else len(places)) * (1 + asking)
+        replies = await round_trip(redis, given.packed(places, asking) + tail, count + len(after))
+        return replies[asking : count : 1 + asking], replies[count:]
+
+    values, said = await exchange(places)
+    unknown = [i for i, value in enumerate(values) if isinstance(value, NoScriptError)]
+    if given.script is None or not unknown:
+        return Replies(values, [said])
+    await redis.script_load(given.script)
+    again, said = await exchange(np.array(unknown) if places is None else places[unknown])
+    for i, value in zip(unknown, again, strict=True):
+        values[i] = value
+    return Replies(values, [said])

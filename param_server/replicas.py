@@ -33,20 +33,23 @@ def wait_for(server: Server, wait: Wait) -> None:
     _WAITS[server] = wait
 
 
-async def write(server: Server, given: Commands, after: Sequence[bytes] = ()) -> Replies:
+async def write(
+    server: Server, given: Commands, after: Sequence[bytes] = (), *, partly: bool = False
+) -> Replies:
     """Writes, the packed commands `after` on each of their connections, and then the wait -> their replies.
 
-    Raises what the client raises, the first error among the replies, and Unavailable where too few replicas
+    partly: errors stay among the replies, unless there is nothing else. Raises what the client raises, the
+    first error among the replies, and Unavailable where too few replicas
     have the writes in time: they are done, but a failover may lose them, so they are to be repeated.
     """
     wait = _WAITS.get(server)
     if wait is None or wait.replicas == 0:
         replies = await send(server, given, after)
-        raise_error(replies.values)
+        _raise(replies.values, partly)
         return replies
     waiting = pack([b"WAIT", b"%d" % wait.replicas, b"%d" % wait.timeout_ms])
     replies = await send(server, given, [*after, waiting])
-    raise_error(replies.values)
+    _raise(replies.values, partly)
     for *_, reached in replies.after:
         raise_error([reached])
         if reached < wait.replicas:
@@ -55,6 +58,11 @@ async def write(server: Server, given: Commands, after: Sequence[bytes] = ()) ->
                 "a failover may lose it; repeat it"
             )
     return Replies(replies.values, [said[:-1] for said in replies.after])
+
+
+def _raise(values: Sequence[object], partly: bool) -> None:
+    if not partly or all(isinstance(value, Exception) for value in values):
+        raise_error(values)
 
 
 async def write_control(server: Server, *given: Sequence[bytes]) -> list[object]:

@@ -23,6 +23,14 @@ async def send(server: Server, given: Commands, after: Sequence[bytes] = ()) -> 
     return await send_to(server, given, after)
 
 
+async def try_send(server: Server, given: Commands) -> list[Any]:
+    """Commands in one round trip, once -> their replies; what a node of a cluster refuses or does not answer
+    is an exception in its place. Of one server raises what the client raises."""
+    if isinstance(server, Cluster):
+        return await server.send_once(given)
+    return (await send_to(server, given)).values
+
+
 async def primaries(server: Server) -> dict[str, Redis]:
     """The servers that hold rows, by address: what is asked of a server as a whole is asked of each."""
     if isinstance(server, Cluster):

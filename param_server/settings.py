@@ -22,7 +22,7 @@ class StoreSettings(BaseSettings):
     stream_url: str | None = Field(
         default=None,
         repr=False,
-        description="URL of the server of pushes and windows; unset: the same server as redis_url",
+        description="URL of the server or cluster of pushes and windows; unset: the same as redis_url",
     )
     var_dir: Path = Field(
         default=Path("var"), description="directory of the embedded server's files and of offline tables"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from contracts.errors import InvalidInput
 
@@ -56,3 +56,8 @@ def joined(ranges: list[Range]) -> list[Range]:
         else:
             out.append(Range(after, last))
     return out
+
+
+def fields_of(given: Any) -> dict[bytes, bytes]:
+    """The fields of a stream's entry, as the server gave them in a row, or parsed."""
+    return given if isinstance(given, dict) else dict(zip(given[::2], given[1::2], strict=True))

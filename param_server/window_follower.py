@@ -1,7 +1,8 @@
 """Following one space's window stream, so that copies of its rows stay at most so many seconds behind it.
 
-Four times in a bound, what was read is compared with the stream's own count of entries, in one transaction.
-Only a comparison that agrees moves the time up to which copies are known to be right. Where it does not agree
+Four times in a bound, the stream is asked for its end and then, in the same round trip, for what follows the
+last entry read. Up to that end, what was read is compared with the stream's own count of entries. Only a
+comparison that agrees moves the time up to which copies are known to be right. Where it does not agree
 (entries were trimmed before they were read, the server lost what it had, the stream is another), copies are
 dropped and the follower starts anew from the stream's end. A lost connection alone drops nothing: the
 follower goes on from the last entry that it read.
@@ -15,13 +16,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from contracts.errors import RepcenterError, Unavailable
 from contracts.space import Space
 from contracts.window import Window, decode_window
+from param_server.commands import Commands, pack, slots_of
 from param_server.connection import redis_errors
+from param_server.server import Server, send
+from param_server.stream_id import fields_of
 from param_server.window_stream import LONGEST_CHANGE_MS, WINDOW_FIELD, parse_change, window_stream
 
 log = logging.getLogger(__name__)
@@ -38,7 +41,7 @@ class WindowFollower:
 
     def __init__(
         self,
-        stream: Redis,
+        stream: Server,
         space: Space,
         bound_s: float,
         block_s: float,
@@ -101,27 +104,28 @@ class WindowFollower:
                 failures += 1
 
     async def _compare(self) -> bool:
-        """Read what there is and compare counts, atomically; True where nothing is left to read."""
+        """Read what there is and compare counts up to the end; True where nothing is left to read."""
         last = self._position
-        async with (
-            redis_errors(f"follow space {self.space.id}"),
-            self._stream.pipeline(transaction=True) as pipeline,
-        ):
-            if last is not None:
-                pipeline.xread({self._key: _text(last[0])}, count=_COUNT)
-            pipeline.xinfo_stream(self._key)
-            *read, info = await pipeline.execute(raise_on_error=False)
+        asked = [pack([b"XINFO", b"STREAM", self._key])]
+        if last is not None:
+            after = _text(last[0]).encode()
+            asked.append(pack([b"XREAD", b"COUNT", b"%d" % _COUNT, b"STREAMS", self._key, after]))
+        async with redis_errors(f"follow space {self.space.id}"):
+            replies = await send(self._stream, Commands(asked, slots_of([self._key] * len(asked))))
+        info, *read = replies.values
         now = _end(info)
         if last is None:
             self._position = now
             self.attached.set()
             return True
         entries = _entries(read[0])
-        self._apply(entries)
-        if len(entries) == _COUNT and now[0] >= last[0]:
+        told = [entry for entry in entries if _id(entry[0]) <= now[0]]
+        self._apply(told)
+        if len(told) == _COUNT:
             return False
         if self._position != now:
             self._resync(now)
+        self._apply(entries[len(told) :])
         return True
 
     def _resync(self, now: Position) -> None:
@@ -176,14 +180,18 @@ def _end(info: Any) -> Position:
         return (0, 0), 0
     if isinstance(info, Exception):
         raise Unavailable(f"XINFO STREAM: {info}") from info
-    return _id(info["last-generated-id"]), int(info["entries-added"])
+    said = info if isinstance(info, dict) else dict(zip(info[::2], info[1::2], strict=True))
+    return _id(said[b"last-generated-id"]), int(said[b"entries-added"])
 
 
 def _entries(reply: Any) -> list[Entry]:
-    """The entries of one stream of an XREAD reply."""
+    """The entries of one stream of an XREAD reply, parsed or as the server gave it."""
     if isinstance(reply, Exception):
         raise Unavailable(f"XREAD: {reply}") from reply
-    return list(reply[0][1]) if reply else []
+    if not reply:
+        return []
+    ((_, entries),) = reply.items() if isinstance(reply, dict) else reply
+    return [(entry_id, fields_of(fields)) for entry_id, fields in entries]
 
 
 def _id(text: bytes | str) -> tuple[int, int]:

@@ -19,12 +19,11 @@ from realtime_infer.partitions import Partitions
 from realtime_infer.push_status import Receipt
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.stream_keys import Partition
-from realtime_infer.stream_scripts import ACCEPT, Argument, Script
+from realtime_infer.stream_scripts import ACCEPT, Argument, Call, Script
 
 INLINE_BYTES = 4_096  # a larger payload lies beside its entry, which then stays light to list
 MOST_PUSHES, MOST_BYTES = 512, 16 << 20  # of one round trip, or one unit alone
 _DIGEST_BYTES = 16  # the script cuts by it
-Call = tuple[Sequence[bytes], Sequence[Argument]]
 RunAll = Callable[[Script, Sequence[Call], str], Awaitable[list[Any]]]
 Outcome = Receipt | RepcenterError
 
@@ -140,6 +139,8 @@ class Acceptor:
         ]
 
     def _outcome(self, partition: Partition, write: Write, reply: Any) -> Outcome:
+        if isinstance(reply, RepcenterError):
+            return reply
         if isinstance(reply, Exception):
             return Unavailable(f"accept a push: {reply}")
         match int(reply[0]):

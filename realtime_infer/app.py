@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from fastapi import FastAPI
-from redis.asyncio import Redis
 
 from contracts.errors import RepcenterError
 from doors.health import add_health, follow
@@ -276,7 +275,7 @@ def run_sink(settings: SinkSettings | None = None, store_settings: StoreSettings
     asyncio.run(serve())
 
 
-def _watch(links: LinkMetrics, table: Server, stream: Redis) -> None:
+def _watch(links: LinkMetrics, table: Server, stream: Server) -> None:
     links.watch("tables", lambda: links_of(table))
     if stream is not table:
         links.watch("streams", lambda: links_of(stream))

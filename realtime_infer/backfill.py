@@ -13,7 +13,6 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
-from redis.asyncio import Redis
 
 from contracts.errors import Conflict, InvalidInput, RepcenterError
 from contracts.guard import flagged
@@ -21,6 +20,7 @@ from contracts.items import Item, check_item
 from contracts.window import Window
 from doors.shutdown import cancel
 from param_server.offline import OfflineTable
+from param_server.server import Server
 from param_server.store import MAX_WINDOW, Store
 from param_server.windows import Windows
 from realtime_infer.backfill_ledger import BackfillLedger, Done, batch_digest
@@ -66,7 +66,7 @@ async def backfill(
     items: Iterable[Source],
     encoder: Encoder,
     store: Store,
-    stream: Redis,
+    stream: Server,
     offline_root: str,
     *,
     batch_size: int = 128,

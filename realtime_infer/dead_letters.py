@@ -12,10 +12,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import Redis
-
 from contracts.errors import Conflict, InvalidInput, NotFound, shown
 from param_server.connection import redis_errors
+from param_server.server import Server
 from param_server.store import Store
 from realtime_infer.acceptor import INLINE_BYTES
 from realtime_infer.ingest import Ingest
@@ -44,7 +43,7 @@ class DeadLetter:
 class DeadLetters:
     """Every method raises Unavailable where a server is gone."""
 
-    def __init__(self, stream: Redis, ingest: Ingest, store: Store) -> None:
+    def __init__(self, stream: Server, ingest: Ingest, store: Store) -> None:
         self._stream = stream
         self._ingest = ingest
         self._store = store

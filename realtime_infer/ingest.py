@@ -13,20 +13,22 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
-from redis.asyncio import Redis
-
 from contracts.errors import InvalidInput, NotFound, Overloaded, RepcenterError, Unavailable
 from contracts.items import Item, check_item, check_item_id
+from param_server.cluster import Cluster
+from param_server.commands import pack
 from param_server.connection import redis_errors
+from param_server.round_trip import raise_error
+from param_server.server import Server, ask
 from param_server.server_checks import Durability, check_durable, check_policy
-from realtime_infer.acceptor import Acceptor, Call, Outcome, Write, check_key, full, share
+from realtime_infer.acceptor import Acceptor, Outcome, Write, check_key, full, share
 from realtime_infer.fetch import PictureSources
 from realtime_infer.partitions import Partitions
 from realtime_infer.push_entry import encode_delete, encode_push
 from realtime_infer.push_status import PushState, PushStatus, Receipt
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.stream_keys import Partition
-from realtime_infer.stream_scripts import WATERMARK, Argument, Script
+from realtime_infer.stream_scripts import WATERMARK, Argument, Call, Script
 
 MAX_SEQUENCE = 2**53 - 1  # the scripts count in doubles
 _FIRST_LOOK_S, _NEXT_LOOK_S = 0.005, 0.05
@@ -47,7 +49,7 @@ class Ingest:
 
     def __init__(
         self,
-        stream: Redis,
+        stream: Server,
         settings: EncoderSettings,
         sent: Callable[[int], None] = lambda pushes: None,
     ) -> None:
@@ -147,15 +149,17 @@ class Ingest:
         """How much waits for a worker."""
         partitions = await self.partitions.all()
         async with redis_errors("read the backlog"):
-            pipeline = self._stream.pipeline(transaction=False)
-            for keys in partitions:
-                pipeline.xlen(keys.pushes)
-                pipeline.get(keys.payload_bytes)
-                pipeline.xrange(keys.pushes, count=1)
-            replies: list[Any] = await pipeline.execute()
-        oldest = [int(entries[0][0].partition(b"-")[0]) for entries in replies[2::3] if entries]
+            replies = await ask(
+                self._stream,
+                *((b"XLEN", keys.pushes) for keys in partitions),
+                *((b"GET", keys.payload_bytes) for keys in partitions),
+                *((b"XRANGE", keys.pushes, b"-", b"+", b"COUNT", b"1") for keys in partitions),
+            )
+        count = len(partitions)
+        waiting, sizes, first = replies[:count], replies[count : 2 * count], replies[2 * count :]
+        oldest = [int(entries[0][0].partition(b"-")[0]) for entries in first if entries]
         age_s = max(0.0, time.time() - min(oldest) / 1000) if oldest else 0.0
-        return Backlog(sum(replies[::3]), sum(int(value or 0) for value in replies[1::3]), age_s)
+        return Backlog(sum(waiting), sum(int(size or 0) for size in sizes), age_s)
 
     async def watermark(self, at_least: int = 0) -> int:
         """A sequence number of no push: above all given so far (and `at_least`), below all that follow.
@@ -181,10 +185,7 @@ class Ingest:
         """The newest number that each partition has given, 0 where none."""
         partitions = await self.partitions.all()
         async with redis_errors("read the counters of sequences"):
-            pipeline = self._stream.pipeline(transaction=False)
-            for keys in partitions:
-                pipeline.get(keys.sequence)
-            values = await pipeline.execute()
+            values = await ask(self._stream, *((b"GET", keys.sequence) for keys in partitions))
         return {keys: int(value or 0) for keys, value in zip(partitions, values, strict=True)}
 
     async def _receipt(self, write: Write) -> Receipt:
@@ -204,25 +205,33 @@ class Ingest:
     async def durably(
         self, script: Script, keys: Sequence[bytes], args: Sequence[Argument], what: str
     ) -> Any:
-        """Run a script on one partition's keys -> its reply, once what it wrote is on disk."""
+        """Run a script on one partition's keys -> its reply, once what it wrote is on disk, and in as many
+        replicas as wait_replicas says."""
         (reply,) = await self._durably_all(script, [(keys, args)], what)
         return reply
 
     async def _durably_all(self, script: Script, calls: Sequence[Call], what: str) -> list[Any]:
-        """Several in one round trip; an error in place of a reply where only that call failed."""
+        """Several at once, of a server in one round trip; an error in place of a reply where only that call
+        failed."""
         durability = self._durability or await self.check()
-        # WAITAOF waits for the writes of its own connection: a pipeline keeps all on one.
         timeout_ms = round(self._settings.fsync_timeout_s * 1000)
-        after: list[Argument] = [] if durability == "always" else ["WAITAOF", 1, 0, timeout_ms]
-        async with redis_errors(what):
-            answers = await script.run_many(self._stream, calls, after)
-            replies, synced = answers[: len(calls)], answers[len(calls) :]
-            if all(isinstance(reply, Exception) for reply in replies):
-                raise replies[0]
-            for answer in synced:
-                if isinstance(answer, Exception):
-                    raise answer
-                if int(answer[0]) < 1:
-                    reason = f"the append-only file did not reach the disk in {timeout_ms} ms"
-                    raise Unavailable(f"{what}: {reason}")
-        return replies
+        # WAITAOF waits for the writes of its own connection
+        sync = [pack([b"WAITAOF", b"1", b"0", b"%d" % timeout_ms])] if durability == "waitaof" else []
+
+        async def write(some: Sequence[Call]) -> list[Any]:
+            async with redis_errors(what):
+                replies = await script.write(self._stream, some, sync)
+                synced = [said[0] for said in replies.after if said]
+                raise_error(synced)
+            if any(int(answer[0]) < 1 for answer in synced):
+                reason = f"the append-only file did not reach the disk in {timeout_ms} ms"
+                raise Unavailable(f"{what}: {reason}")
+            return replies.values
+
+        if not isinstance(self._stream, Cluster):
+            return await write(calls)
+        ends = await asyncio.gather(*(write([call]) for call in calls), return_exceptions=True)
+        failed = [end for end in ends if isinstance(end, BaseException)]
+        if len(failed) == len(ends) or any(not isinstance(error, RepcenterError) for error in failed):
+            raise failed[0]
+        return [end if isinstance(end, BaseException) else end[0] for end in ends]

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from redis.asyncio import Redis
 
 from contracts.codec import stored_bytes
 from contracts.errors import NotFound, shown
@@ -77,7 +76,7 @@ class OfflineCheck:
 
 async def check_offline(
     table: Server,
-    stream: Redis,
+    stream: Server,
     offline: OfflineTable,
     space: Space,
     *,
@@ -98,7 +97,13 @@ class _Run:
     """One comparison."""
 
     def __init__(
-        self, table: Server, stream: Redis, offline: OfflineTable, space: Space, sample: int | None, seed: int
+        self,
+        table: Server,
+        stream: Server,
+        offline: OfflineTable,
+        space: Space,
+        sample: int | None,
+        seed: int,
     ) -> None:
         self._table, self._stream, self._offline, self._space = table, stream, offline, space
         self._family = keys.records(space.id, space.buckets)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from redis.asyncio import Redis
-
 from contracts.errors import Conflict
 from param_server.connection import redis_errors
+from param_server.server import Server
 from realtime_infer.stream_keys import PARTITIONS, Partition
 
 DEFAULT_PARTITIONS = 8
@@ -17,7 +16,7 @@ class Partitions:
     Raises Conflict where the stream has another number, Unavailable where its server is gone.
     """
 
-    def __init__(self, stream: Redis, wanted: int | None) -> None:
+    def __init__(self, stream: Server, wanted: int | None) -> None:
         self._stream = stream
         self._wanted = wanted
         self._all: tuple[Partition, ...] = ()

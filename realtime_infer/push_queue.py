@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from contracts.errors import Unavailable
+from param_server.commands import Commands, pack, slots_of
 from param_server.connection import redis_errors
+from param_server.round_trip import raise_error
+from param_server.server import Server, ask, try_send
 from realtime_infer.delivery import Delivery, Made, Settlement
+from realtime_infer.partition_reads import PartitionReads, deliveries
 from realtime_infer.partitions import Partitions
 from realtime_infer.push_entry import ITEM_ID, SEQUENCE
 from realtime_infer.settings import EncoderSettings
@@ -31,26 +34,29 @@ _MAX_REASON_CHARACTERS = 1_000
 class PushQueue:
     """One consumer of the group. Raises Unavailable where the stream's server is gone."""
 
-    def __init__(self, stream: Redis, settings: EncoderSettings) -> None:
+    def __init__(self, stream: Server, settings: EncoderSettings) -> None:
         self._stream = stream
         self._settings = settings
         self._partitions = Partitions(stream, settings.stream_partitions)
         self._consumer = settings.consumer.encode()
+        self._reads = PartitionReads(stream, self._consumer)
         self._held: deque[Delivery] = deque()  # read beyond what a batch took
-        timeout_s = stream.connection_pool.connection_kwargs.get("socket_timeout")
-        # Half of the socket's timeout, or a server with nothing to say would look like one that is gone.
-        self._block_ms = _BLOCK_MS if timeout_s is None else max(1, min(_BLOCK_MS, int(timeout_s * 500)))
+        self._block_ms = _BLOCK_MS
+        if isinstance(stream, Redis):
+            timeout_s = stream.connection_pool.connection_kwargs.get("socket_timeout")
+            # Half of the socket's timeout, or a server with nothing to say would look like one that is gone.
+            if timeout_s is not None:
+                self._block_ms = max(1, min(_BLOCK_MS, int(timeout_s * 500)))
 
     async def open(self) -> None:
         """Create the group where it is not there; it begins with the first entry ever pushed."""
         await self._partitions.check()
-        for keys in await self._partitions.all():
-            async with redis_errors("create the consumer group"):
-                try:
-                    await self._stream.xgroup_create(keys.pushes, GROUP, id="0", mkstream=True)
-                except ResponseError as error:
-                    if not str(error).startswith("BUSYGROUP"):
-                        raise
+        async with redis_errors("create the consumer group"):
+            partitions = await self._partitions.all()
+            names = [keys.pushes for keys in partitions]
+            lines = [pack([b"XGROUP", b"CREATE", name, GROUP, b"0", b"MKSTREAM"]) for name in names]
+            replies = await try_send(self._stream, Commands(lines, slots_of(names)))
+            raise_error([reply for reply in replies if not str(reply).startswith("BUSYGROUP")])
 
     async def read(self, size: int | None = None) -> list[Delivery]:
         """Up to `size` (batch_size) new entries of batch_bytes (one at least), staged payloads not fetched.
@@ -93,10 +99,9 @@ class PushQueue:
         if not staged:
             return list(deliveries)
         async with redis_errors("read staged payloads"):
-            pipeline = self._stream.pipeline(transaction=False)
-            for keys, entry_ids in staged.items():
-                pipeline.hmget(keys.staged.decode(), [entry_id.decode() for entry_id in entry_ids])
-            replies: list[list[bytes | None]] = await pipeline.execute()
+            replies: list[list[bytes | None]] = await ask(
+                self._stream, *((b"HMGET", keys.staged, *entry_ids) for keys, entry_ids in staged.items())
+            )
         payloads = {
             (keys, entry_id): payload
             for (keys, entry_ids), values in zip(staged.items(), replies, strict=True)
@@ -111,18 +116,15 @@ class PushQueue:
     async def abandoned(self, min_idle_ms: int, *, own: bool = False) -> list[Delivery]:
         """Entries that some worker (own: this consumer's name) has held min_idle_ms, without their fields."""
         partitions = await self._partitions.all()
-        consumer = self._consumer.decode() if own else None
+        idle = (b"IDLE", b"%d" % min_idle_ms) if min_idle_ms else ()
+        of_whom = (self._consumer,) if own else ()
+        words = (GROUP, *idle, b"-", b"+", b"%d" % _LOOK_FOR, *of_whom)
         async with redis_errors("look for abandoned entries"):
-            pipeline = self._stream.pipeline(transaction=False)
-            for keys in partitions:
-                pipeline.xpending_range(
-                    keys.pushes, GROUP, "-", "+", _LOOK_FOR, consumer, min_idle_ms or None
-                )
-            replies: list[Any] = await pipeline.execute()
+            replies = await ask(self._stream, *((b"XPENDING", keys.pushes, *words) for keys in partitions))
         return [
-            Delivery(keys, entry["message_id"], {}, int(entry["times_delivered"]))
+            Delivery(keys, entry_id, {}, int(times))
             for keys, pending in zip(partitions, replies, strict=True)
-            for entry in pending
+            for entry_id, _, _, times in pending
         ]
 
     async def claim(self, abandoned: Delivery, min_idle_ms: int) -> Delivery | None:
@@ -132,7 +134,7 @@ class PushQueue:
             claimed: Any = await self._stream.xclaim(
                 keys.pushes, GROUP, self._consumer, min_idle_ms, [entry_id]
             )
-        entries = _deliveries(keys, claimed, abandoned.deliveries + 1)
+        entries = deliveries(keys, claimed, abandoned.deliveries + 1)
         return entries[0] if entries else None
 
     async def encoding(self, deliveries: Sequence[Delivery]) -> dict[str, Made]:
@@ -205,24 +207,4 @@ class PushQueue:
         """Hold what is new: about `count` entries, an equal share of every partition that has some."""
         partitions = await self._partitions.all()
         each = -(-count // len(partitions))
-        async with redis_errors("read pushes"):
-            reply: Any = await self._stream.xreadgroup(
-                GROUP.decode(),
-                self._consumer.decode(),
-                {keys.pushes: ">" for keys in partitions},
-                each,
-                block_ms,
-            )
-        by_key = {keys.pushes: keys for keys in partitions}
-        # redis-py's two shapes of this reply: pairs, or a dict of lists of lists
-        streams = reply.items() if isinstance(reply, dict) else reply or ()
-        for key, entries in streams:
-            self._held += _deliveries(by_key[key], entries, 1)
-
-
-def _deliveries(
-    keys: Partition, entries: Sequence[tuple[bytes, dict[bytes, bytes] | None]], deliveries: int
-) -> list[Delivery]:
-    return [
-        Delivery(keys, entry_id, fields, deliveries) for entry_id, fields in entries if fields is not None
-    ]
+        self._held += await self._reads.read(partitions, each, block_ms)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from redis.asyncio import Redis
 
 from param_server.connection import redis_errors
+from param_server.server import Server
 from realtime_infer.stream_keys import WORKERS
 
 _GONE_S = 60.0
@@ -28,7 +28,7 @@ class Present:
 class Roster:
     """Raises Unavailable where the stream's server is gone."""
 
-    def __init__(self, stream: Redis) -> None:
+    def __init__(self, stream: Server) -> None:
         self._stream = stream
 
     async def say(self, consumer: str, spaces: Sequence[str]) -> None:

@@ -17,10 +17,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from redis.asyncio import Redis
-
 from contracts.window import Window
 from param_server.connection import redis_errors
+from param_server.server import Server, ask
 from param_server.store import Store
 from realtime_infer.ingest import Ingest
 from realtime_infer.stream_keys import Partition
@@ -32,7 +31,7 @@ log = logging.getLogger(__name__)
 class Sequences:
     """stream: a client of the stream's server. Raises Unavailable where either server is gone."""
 
-    def __init__(self, ingest: Ingest, stream: Redis, store: Store) -> None:
+    def __init__(self, ingest: Ingest, stream: Server, store: Store) -> None:
         self._ingest = ingest
         self._stream = stream
         self._store = store
@@ -42,10 +41,7 @@ class Sequences:
         water = await self._store.high_water()
         counters = await self._ingest.counters()
         async with redis_errors("read the gaps of the counters"):
-            pipeline = self._stream.pipeline(transaction=False)
-            for keys in counters:
-                pipeline.llen(keys.gaps)
-            raised = await pipeline.execute()
+            raised = await ask(self._stream, *((b"LLEN", keys.gaps) for keys in counters))
         foreign = water > max(counters.values())
         for (keys, counter), gaps in zip(counters.items(), raised, strict=True):
             if not gaps or (foreign and counter < water):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from redis.asyncio import Redis
-
 from contracts.errors import RepcenterError, Unavailable
 from contracts.space import Space
 from param_server.offline import OfflineTable
@@ -23,7 +21,7 @@ class Sink:
     """table: a client of the serving table's server; stream: of the window streams'."""
 
     def __init__(
-        self, table: Server, stream: Redis, root: str, settings: SinkSettings, metrics: SinkMetrics
+        self, table: Server, stream: Server, root: str, settings: SinkSettings, metrics: SinkMetrics
     ) -> None:
         self._table, self._stream = table, stream
         self._offline = OfflineTable(root)

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from redis.asyncio import Redis
 
 from contracts.codec import Rows
 from contracts.errors import InvalidInput, RepcenterError, SpaceMismatch, UnknownVersion
@@ -36,7 +35,7 @@ from param_server.offline import OfflineTable, digest_of
 from param_server.offline_files import windows_name
 from param_server.record_file import to_table
 from param_server.scan import scan
-from param_server.server import Server
+from param_server.server import Server, primaries
 from param_server.store import Store
 from param_server.stream_id import START, StreamId
 from param_server.window_stream import (
@@ -72,7 +71,7 @@ class SpaceSink:
         self,
         space: Space,
         table: Server,
-        stream: Redis,
+        stream: Server,
         offline: OfflineTable,
         settings: SinkSettings,
         metrics: SinkMetrics,
@@ -281,7 +280,8 @@ class SpaceSink:
     async def _take_rows(self) -> None:
         """All rows of the serving table into files; their time is now, for nobody can tell a better one."""
         async with redis_errors("read the clock"):
-            seconds, micros = await self._stream.time()
+            clock = next(iter((await primaries(self._stream)).values()))
+            seconds, micros = await clock.time()
         now, part = int(seconds) * 1000 + int(micros) // 1000, 0
         async with aclosing(self._parts()) as parts:
             async for ids, records in parts:

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from param_server.commands import Commands, Replies, pack, slots_of
+from param_server.replicas import write
+from param_server.round_trip import raise_error
+from param_server.server import Server, send
 
 _NOW = """
 local function now()
@@ -22,6 +24,7 @@ end
 
 
 Argument = bytes | str | int
+Call = tuple[Sequence[bytes], Sequence[Argument]]  # KEYS, all of one slot, at least one; ARGV
 
 
 @dataclass(frozen=True)
@@ -29,57 +32,39 @@ class Script:
     """A script by its source; a server that does not hold it yet is given it."""
 
     source: str
-    sha: str = field(init=False)
+    sha: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
-        object.__setattr__(self, "sha", digest)
+        object.__setattr__(self, "sha", digest.encode())
 
-    async def run(self, redis: Redis, keys: Sequence[bytes], args: Sequence[Argument]) -> Any:
+    async def run(self, server: Server, keys: Sequence[bytes], args: Sequence[Argument]) -> Any:
         """One call -> its reply; redis-py's errors."""
-        (reply,) = await self.run_many(redis, [(keys, args)])
-        if isinstance(reply, Exception):
-            raise reply
+        (reply,) = await self.run_all(server, [(keys, args)])
         return reply
 
-    async def run_many(
-        self,
-        redis: Redis,
-        calls: Sequence[tuple[Sequence[bytes], Sequence[Argument]]],
-        after: Sequence[Argument] = (),
-    ) -> list[Any]:
-        """Calls of (keys, args), then the command `after`, on one connection and in one round trip.
-
-        The replies, an error among them where a call failed. A call is sent again only where the server did
-        not hold the script yet, and so did nothing.
-        """
-        replies: list[Any] = [None] * len(calls)
-        missing = list(range(len(calls)))
-        for command, text in (("EVALSHA", self.sha), ("EVAL", self.source)):
-            pipeline = redis.pipeline(transaction=False)
-            for i in missing:
-                keys, args = calls[i]
-                pipeline.execute_command(command, text, len(keys), *keys, *args)
-            if after:
-                pipeline.execute_command(*after)
-            answers: list[Any] = await pipeline.execute(raise_on_error=False)
-            for i, answer in zip(missing, answers, strict=False):
-                replies[i] = answer
-            last = answers[len(missing) :]
-            missing = [i for i in missing if isinstance(replies[i], NoScriptError)]
-            if not missing:
-                break
-        return [*replies, *last]
-
-    async def run_all(
-        self, redis: Redis, calls: Sequence[tuple[Sequence[bytes], Sequence[Argument]]]
-    ) -> list[Any]:
-        """Idempotent calls of (keys, args) in one round trip -> their replies; the first error is raised."""
-        replies = await self.run_many(redis, calls)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
+    async def run_all(self, server: Server, calls: Sequence[Call]) -> list[Any]:
+        """Idempotent calls in one round trip -> their replies; the first error is raised."""
+        replies = (await send(server, self._commands(calls))).values
+        raise_error(replies)
         return replies
+
+    async def write(self, server: Server, calls: Sequence[Call], after: Sequence[bytes] = ()) -> Replies:
+        """Calls and then the packed commands `after`, on each of their connections, once enough replicas have
+        what they wrote -> replies; an error in place of one where not all calls failed, and of `after`. A
+        call is sent again where the script was not held yet, or as `send` says. Raises redis-py's errors and
+        Unavailable."""
+        return await write(server, self._commands(calls), after, partly=True)
+
+    def _commands(self, calls: Sequence[Call]) -> Commands:
+        lines = [
+            pack([b"EVALSHA", self.sha, b"%d" % len(keys), *keys, *map(_bytes, args)]) for keys, args in calls
+        ]
+        return Commands(lines, slots_of([keys[0] for keys, _ in calls]), script=self.source)
+
+
+def _bytes(argument: Argument) -> bytes:
+    return argument if isinstance(argument, bytes) else str(argument).encode()
 
 
 # Both scripts that accept work on KEYS sequence, pushes, bytes, (4), staged.

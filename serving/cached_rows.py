@@ -9,10 +9,8 @@ from collections.abc import Collection
 
 import numpy as np
 
-from contracts.errors import InvalidInput
 from param_server.cache import CacheLimits, RowCache
-from param_server.cluster import Cluster
-from param_server.connection import connect_one
+from param_server.connection import connect
 from param_server.frequency import Counts
 from param_server.hot_ids import HotIds
 from param_server.server import Server
@@ -29,16 +27,10 @@ class CachedRows:
     """Opened over a store; its follower has a connection of its own to the stream's server."""
 
     def __init__(self, table: Server, settings: ScorerSettings, store_settings: StoreSettings) -> None:
-        """table: the tables' server. Raises InvalidInput where there is no server of streams to follow."""
-        if store_settings.stream_url is None and isinstance(table, Cluster):
-            raise InvalidInput(
-                "stream_url",
-                None,
-                "tables on a cluster need a server of their own for streams, or REPCENTER_CACHE_BYTES=0",
-            )
+        """table: the tables' server. Raises InvalidInput where a URL cannot be used."""
         setting = "redis_url" if store_settings.stream_url is None else "stream_url"
         url = store_settings.stream_url or store_settings.redis_url or ""
-        self._stream = connect_one(url, store_settings, setting)
+        self._stream = connect(url, store_settings, setting)
         limits = CacheLimits(
             settings.cache_bytes,
             settings.cache_bound_s,
