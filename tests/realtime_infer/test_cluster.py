@@ -1,0 +1,166 @@
+"""Pushes and windows on a real cluster, beside its tables: the whole way, while slots move, and a failover."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from contracts.items import Item
+from param_server.cache import CacheLimits, RowCache
+from param_server.cluster import Cluster
+from param_server.commands import slots_of
+from param_server.connection import connect
+from param_server.embedded_cluster import EmbeddedCluster
+from param_server.offline import OfflineTable
+from param_server.settings import StoreSettings
+from param_server.store import Store
+from realtime_infer.encoder import Encoder
+from realtime_infer.ingest import Ingest
+from realtime_infer.offline_check import check_offline
+from realtime_infer.partitions import DEFAULT_PARTITIONS
+from realtime_infer.push_status import PushState, Receipt
+from realtime_infer.settings import EncoderSettings
+from realtime_infer.stream_keys import Partition
+from tests.encoder_bundle import picture
+from tests.param_server.clusters import Reshard
+from tests.realtime_infer.sinks import follows, quick, sinking
+from tests.realtime_infer.workers import ended, until, working
+
+ITEMS = [f"item {n}" for n in range(60)]
+ALL = [Partition(number) for number in range(DEFAULT_PARTITIONS)]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluster]:
+    """Three primaries, each with a replica; every write is on disk before its reply."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with EmbeddedCluster.start(folder, extra_args=("--appendfsync", "always")) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(cluster: EmbeddedCluster, tmp_path: Path) -> StoreSettings:
+    return StoreSettings(redis_url=cluster.url, stream_url=None, var_dir=tmp_path)
+
+
+@pytest_asyncio.fixture
+async def stream(settings: StoreSettings) -> AsyncIterator[Cluster]:
+    """A client of the emptied cluster."""
+    client = connect(settings.redis_url or "", settings)
+    assert isinstance(client, Cluster)
+    async with client:
+        for node in (await client.primaries()).values():
+            await node.flushall()
+        yield client
+
+
+def titled(item_id: str, title: str, large: bool = False) -> Item:
+    return Item(item_id, {"title": title}, image=picture((200, 30, 30), side=60, kind="BMP") if large else None)
+
+
+async def pushed(ingest: Ingest, title: str) -> dict[str, Receipt]:
+    """Every item once; some with a payload that is staged."""
+    items = [titled(item_id, title, large=n % 7 == 0) for n, item_id in enumerate(ITEMS)]
+    receipts = await asyncio.gather(*(ingest.push(item) for item in items))
+    return {receipt.item_id: receipt for receipt in receipts}
+
+
+async def sequences(store: Store, encoder: Encoder) -> dict[str, int]:
+    found = await store.sequences(encoder.space, ITEMS)
+    return dict(zip(ITEMS, found.tolist(), strict=True))
+
+
+async def test_from_push_to_row_file_and_cache(
+    cluster: EmbeddedCluster,
+    stream: Cluster,
+    settings: StoreSettings,
+    encoder: Encoder,
+    encoder_settings: EncoderSettings,
+    tmp_path: Path,
+) -> None:
+    ingest, store = Ingest(stream, encoder_settings), Store(stream)
+    await store.create_space(encoder.space)
+    first = await pushed(ingest, "Heat")
+    owners = stream.slots.owners(slots_of([keys.pushes for keys in ALL]))
+    assert len(set(owners.tolist())) == 3
+    assert (await ingest.backlog()).entries == len(ITEMS)
+    cache = RowCache(store, stream, CacheLimits(1 << 20, bound_s=10.0), 0.5)
+    cache.use(encoder.space, None)
+    table = OfflineTable(str(tmp_path / "offline"))
+    async with sinking(quick(tmp_path / "offline"), settings):
+        await follows(table, encoder.space)
+        async with working(encoder_settings, settings):
+            statuses = await ended(ingest, ITEMS)
+            assert {status.state for status in statuses} == {PushState.SCOREABLE}, statuses
+            assert await sequences(store, encoder) == {i: first[i].sequence for i in ITEMS}
+            held = await cache.fetch(encoder.space, None, ITEMS)
+            assert held.found.all()
+            second = await pushed(ingest, "Alien")
+            last = await ingest.delete(ITEMS[0])
+            assert last.sequence > second[ITEMS[0]].sequence > first[ITEMS[0]].sequence
+            await ended(ingest, ITEMS)
+
+            async def renewed() -> bool:
+                reads = cache.counts().misses["content"]
+                rows = await cache.fetch(encoder.space, None, ITEMS[1:])
+                newest = [second[item_id].sequence for item_id in ITEMS[1:]]
+                assert cache.counts().misses["content"] == reads  # told by the windows, not read again
+                return bool(rows.records["sequence"].tolist() == newest)
+
+            await until(renewed)
+        assert (await ingest.backlog()).entries == (await ingest.backlog()).payload_bytes == 0
+
+        async def whole() -> bool:
+            check = await check_offline(stream, stream, table, encoder.space)
+            return check.agrees and check.in_flight == 0
+
+        await until(whole)
+    assert cache.counts().resyncs == 0
+    await cache.close()
+
+
+async def test_pushes_of_an_item_lie_in_order_in_its_partition(
+    stream: Cluster, encoder_settings: EncoderSettings
+) -> None:
+    ingest = Ingest(stream, encoder_settings)
+    await asyncio.gather(*(ingest.push(titled(ITEMS[n % 20], str(n))) for n in range(60)))
+    for keys in ALL:
+        lying = [fields for _, fields in await stream.xrange(keys.pushes)]
+        numbers = [int(fields[b"s"]) for fields in lying]
+        assert numbers == sorted(set(numbers))
+        assert {Partition.of(fields[b"i"], len(ALL)) for fields in lying} <= {keys}
+
+
+async def test_partitions_move_while_items_are_pushed_and_encoded(
+    cluster: EmbeddedCluster,
+    stream: Cluster,
+    settings: StoreSettings,
+    encoder: Encoder,
+    encoder_settings: EncoderSettings,
+) -> None:
+    ingest, store = Ingest(stream, encoder_settings), Store(stream)
+    await store.create_space(encoder.space)
+    await pushed(ingest, "0")
+    slots = slots_of([keys.pushes for keys in ALL])
+    source, target = cluster.nodes[0], cluster.nodes[1]
+    mine = [int(s) for s in slots if stream.slots.owner(int(s)) == ("127.0.0.1", source.port)]
+    assert mine
+    newest: dict[str, Receipt] = {}
+    async with working(encoder_settings, settings):
+        with Reshard(cluster, source, target) as reshard:
+            for n, slot in enumerate(mine):
+                reshard.begin(slot)
+                pushing = asyncio.create_task(pushed(ingest, f"{n} Heat"))
+                while left := reshard.keys(slot):
+                    for key in left:
+                        await asyncio.to_thread(reshard.move, key)
+                reshard.end(slot)
+                newest = await pushing
+        statuses = await ended(ingest, ITEMS)
+        assert {status.state for status in statuses} == {PushState.SCOREABLE}, statuses
+    assert await sequences(store, encoder) == {i: newest[i].sequence for i in ITEMS}
+    assert stream.slots.owner(mine[0]) == ("127.0.0.1", target.port)
