@@ -93,7 +93,8 @@ async def send_to(
     if given.script is None or not unknown:
         return Replies(values, [said])
     await redis.script_load(given.script)
-    again, said = await exchange(np.array(unknown) if places is None else places[unknown])
+    again, said_again = await exchange(np.array(unknown) if places is None else places[unknown])
+    before = [said] if len(unknown) < len(values) else []  # else nothing was done there to say anything of
     for i, value in zip(unknown, again, strict=True):
         values[i] = value
-    return Replies(values, [said])
+    return Replies(values, [*before, said_again])
