@@ -13,6 +13,7 @@ from typing import TypeVar
 from rich.console import Console
 
 from cli.progress import stage
+from cli.settings import ClientSettings
 from cli.shelf import shelf
 from contracts.errors import InvalidInput, Overloaded
 from contracts.events import MAX_EVENTS, Appended, Event
@@ -46,7 +47,7 @@ def forget(url: str, user_id: str) -> None:
     """Delete all of a user's behaviours through the write door."""
 
     async def ask() -> None:
-        async with HttpClient(url) as client:
+        async with HttpClient(url, credentials=ClientSettings().credentials()) as client:
             print(json.dumps(asdict(await client.forget(user_id))))
 
     asyncio.run(ask())
@@ -110,7 +111,7 @@ def _event(line: bytes, where: str) -> Event:
 
 async def _push(url: str, batches: Iterable[list[Event]]) -> Appended:
     total = dict.fromkeys(asdict(Appended()), 0)
-    async with HttpClient(url, deadline_s=60.0) as client:
+    async with HttpClient(url, deadline_s=60.0, credentials=ClientSettings().credentials()) as client:
         for batch in batches:
             for name, count in asdict(await _patiently(client, batch)).items():
                 total[name] += count

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.progress import stage
+from cli.settings import ClientSettings
 from contracts.errors import InvalidInput, NotFound, Overloaded, TooLarge
 from contracts.items import AttributeValue, Item
 from contracts.request import Behaviour, ScoreRequest
@@ -28,7 +29,7 @@ T = TypeVar("T")
 
 def _ask(url: str, question: Callable[[HttpClient], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with HttpClient(url) as client:
+        async with HttpClient(url, credentials=ClientSettings().credentials()) as client:
             return await question(client)
 
     return asyncio.run(run())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
+from cli.settings import ClientSettings
+from doors.settings import DoorSettings
 from param_server.settings import AccessSettings, GenerationSettings, StoreSettings
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.sink_settings import SinkSettings
@@ -12,6 +14,8 @@ from serving.settings import ScorerSettings
 
 _PAGES: tuple[tuple[str, type[BaseSettings]], ...] = (
     ("Every process: the store", StoreSettings),
+    ("Every process: its doors", DoorSettings),
+    ("Commands that ask a door", ClientSettings),
     ("Activation and collection (`repcenter generations`)", GenerationSettings),
     ("Scorer", ScorerSettings),
     ("Write door and encoder worker", EncoderSettings),

@@ -10,6 +10,8 @@ RepcenterError                     code
 ├── UnknownVersion                 unknown_version    a format of a version that we do not read
 ├── BrokenBundle                   broken_bundle      a digest or a golden output does not match
 ├── ProviderUnavailable            unavailable        the execution provider was not obtained
+├── Unauthenticated                unauthenticated    who asks is not known here
+├── Forbidden                      forbidden          who asks is known and may not
 ├── Overloaded                     overloaded         refused to keep the latency of others; retry later
 ├── Unavailable                    unavailable        a part that we need is not there now
 │   └── NotPermitted               unavailable        it is there but refuses this process's user
@@ -123,6 +125,18 @@ class ProviderUnavailable(RepcenterError):
     """The ONNX Runtime execution provider asked for was not obtained."""
 
     code = "unavailable"
+
+
+class Unauthenticated(RepcenterError):
+    """No key, or one that is not known."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(RepcenterError):
+    """A key of another role."""
+
+    code = "forbidden"
 
 
 class Overloaded(RepcenterError):

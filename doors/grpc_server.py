@@ -10,6 +10,8 @@ from grpc_reflection.v1alpha import reflection
 
 from contracts.errors import InvalidInput
 from doors.address import authority
+from doors.guard import GrpcGuard
+from doors.protection import Protection
 
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
@@ -17,7 +19,9 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.so_reuseport", 0),
+    ("grpc.max_connection_age_grace_ms", 60_000),
 )
+_AGE_S = 1_800.0
 
 
 class GrpcServer:
@@ -33,16 +37,24 @@ class GrpcServer:
         *,
         max_calls: int | None = None,
         others: tuple[str, ...] = (),
+        protection: Protection | None = None,
     ) -> None:
         """service: its full name; add: puts its implementation on a server; port 0 takes a free one;
         max_calls: calls of all kinds at a time, health watches too; more are RESOURCE_EXHAUSTED;
-        others: full names of services that `add` puts there too.
+        others: full names of services that `add` puts there too; protection: None = open to all and plain.
 
         InvalidInput names the port where it cannot be had.
         """
         self._services = (service, *others)
+        keys = protection.keys if protection is not None else None
+        age_s = protection.max_connection_age_s if protection is not None else _AGE_S
         self._server = grpc.aio.server(
-            options=(*_OPTIONS, ("grpc.max_receive_message_length", max_body_bytes)),
+            interceptors=[GrpcGuard(keys, protection.role)] if protection and keys else [],
+            options=(
+                *_OPTIONS,
+                ("grpc.max_receive_message_length", max_body_bytes),
+                ("grpc.max_connection_age_ms", round(age_s * 1e3)),
+            ),
             maximum_concurrent_rpcs=max_calls,
         )
         self._health = health.aio.HealthServicer()
@@ -52,7 +64,10 @@ class GrpcServer:
             (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         try:
-            taken = self._server.add_insecure_port(authority(host, port))
+            if protection is not None and protection.tls is not None:
+                taken = self._server.add_secure_port(authority(host, port), protection.tls.grpc_credentials())
+            else:
+                taken = self._server.add_insecure_port(authority(host, port))
         except RuntimeError as error:
             raise InvalidInput("grpc_port", port, f"cannot listen on {host}: {error}") from error
         self.target = authority(host, taken)

@@ -35,6 +35,21 @@ def add_health(
         await check()
         return {"status": "ready"}
 
+    started = False
+
+    @app.get(
+        "/health/startup",
+        tags=["health"],
+        summary="The process was ready once",
+        responses=problem_responses("unavailable"),
+    )
+    async def startup() -> dict[str, str]:
+        nonlocal started
+        if not started:
+            await check()
+            started = True
+        return {"status": "started"}
+
     @app.get("/metrics", tags=["health"], summary="Prometheus metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(await expose(), media_type=METRICS_TYPE)

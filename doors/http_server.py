@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator
 
 import uvicorn
@@ -12,19 +13,30 @@ from fastapi import FastAPI
 
 from contracts.errors import InvalidInput, Unavailable
 from doors.address import authority
+from doors.guard import HttpGuard
+from doors.protection import Protection
 
 
 @contextlib.asynccontextmanager
-async def http_server(app: FastAPI, host: str, port: int, stop_s: float) -> AsyncIterator[str]:
+async def http_server(
+    app: FastAPI, host: str, port: int, stop_s: float, protection: Protection | None = None
+) -> AsyncIterator[str]:
     """Serve -> the URL; port 0 takes a free one. On leaving, requests in flight have stop_s to end.
+
+    protection: None = open to all and plain.
 
     InvalidInput names the port where it cannot be had. uvicorn puts handlers of its own on SIGTERM and
     SIGINT: a process that wants them puts its own there again (`doors.shutdown.on_signals`).
     """
     listener = listen(host, port)
+    keys, tls = (protection.keys, protection.tls) if protection else (None, None)
     server = uvicorn.Server(
         uvicorn.Config(
-            app,
+            HttpGuard(app, keys, protection.role) if protection and keys else app,
+            ssl_certfile=tls.cert if tls else None,
+            ssl_keyfile=tls.key if tls else None,
+            ssl_ca_certs=str(tls.client_ca) if tls and tls.client_ca else None,
+            ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_ca else ssl.CERT_NONE,
             lifespan="off",
             ws="none",
             log_level="warning",
@@ -38,7 +50,7 @@ async def http_server(app: FastAPI, host: str, port: int, stop_s: float) -> Asyn
             if task.done():
                 raise Unavailable("the HTTP door did not open")
             await asyncio.sleep(0.005)
-        yield f"http://{authority(host, listener.getsockname()[1])}"
+        yield f"{'https' if tls else 'http'}://{authority(host, listener.getsockname()[1])}"
     finally:
         server.should_exit = True
         await task

@@ -15,6 +15,8 @@ from doors.health import add_health, follow
 from doors.http_server import http_server
 from doors.link_metrics import LinkMetrics
 from doors.problems import install_problems
+from doors.protection import protection
+from doors.settings import DoorSettings
 from doors.shutdown import cancel, on_signals
 from param_server.behaviours import Behaviours
 from param_server.generations import Generations
@@ -83,8 +85,11 @@ class RunningSink:
 
 
 @contextlib.asynccontextmanager
-async def open_door(settings: EncoderSettings, store_settings: StoreSettings) -> AsyncIterator[RunningDoor]:
+async def open_door(
+    settings: EncoderSettings, store_settings: StoreSettings, door_settings: DoorSettings | None = None
+) -> AsyncIterator[RunningDoor]:
     """Open both doors; on leaving, finish what is in flight. Unavailable where a push could be lost."""
+    guarded = protection(door_settings or DoorSettings(), "push")
     async with clients(store_settings) as (table, stream), contextlib.AsyncExitStack() as closing:
         metrics = DoorMetrics()
         ingest = Ingest(stream, settings, metrics.group)
@@ -98,14 +103,16 @@ async def open_door(settings: EncoderSettings, store_settings: StoreSettings) ->
         service = ItemsService(ingest, bulks, statuses, metrics)
         events = Events(Behaviours(table, settings.max_behaviours), settings)
         event_metrics = EventMetrics(metrics.registry)
-        rpc = items_server(service, EventsService(events, event_metrics), settings)
+        rpc = items_server(service, EventsService(events, event_metrics), settings, guarded)
         closing.push_async_callback(rpc.stop, settings.stop_s)
         await rpc.start()
         app = create_app(
             ingest, statuses, bulks, metrics, settings.max_body_bytes, events=(events, event_metrics)
         )
         port = DOOR_HTTP_PORT if settings.http_port is None else settings.http_port
-        url = await closing.enter_async_context(http_server(app, settings.host, port, settings.stop_s))
+        url = await closing.enter_async_context(
+            http_server(app, settings.host, port, settings.stop_s, guarded)
+        )
         closing.push_async_callback(cancel, asyncio.create_task(follow(ingest.check, rpc.tell, _READY_S)))
         yield RunningDoor(url, rpc.target)
 
@@ -115,6 +122,7 @@ async def open_worker(
     settings: EncoderSettings, store_settings: StoreSettings
 ) -> AsyncIterator[RunningWorker]:
     """Start a worker; on leaving, it finishes the batch in hand."""
+    guarded = protection(DoorSettings(), "admin")
     async with clients(store_settings) as (table, stream), contextlib.AsyncExitStack() as closing:
         metrics, store = WorkerMetrics(), Store(table)
         _watch(metrics.links, table, stream)
@@ -138,7 +146,7 @@ async def open_worker(
 
         add_health(app, check, expose)
         port = WORKER_HTTP_PORT if settings.http_port is None else settings.http_port
-        async with http_server(app, settings.host, port, settings.stop_s) as url:
+        async with http_server(app, settings.host, port, settings.stop_s, guarded) as url:
             task = asyncio.create_task(worker.run())
             try:
                 yield RunningWorker(url, worker, task)
@@ -184,6 +192,7 @@ async def open_encoder(
 @contextlib.asynccontextmanager
 async def open_sink(settings: SinkSettings, store_settings: StoreSettings) -> AsyncIterator[RunningSink]:
     """Start a sink; on leaving, it writes what it has read."""
+    guarded = protection(DoorSettings(), "admin")
     async with clients(store_settings) as (table, stream):
         metrics = SinkMetrics()
         _watch(metrics.links, table, stream)
@@ -199,7 +208,7 @@ async def open_sink(settings: SinkSettings, store_settings: StoreSettings) -> As
 
         add_health(app, check, expose)
         port = SINK_HTTP_PORT if settings.http_port is None else settings.http_port
-        async with http_server(app, settings.host, port, settings.stop_s) as url:
+        async with http_server(app, settings.host, port, settings.stop_s, guarded) as url:
             task = asyncio.create_task(sink.run())
             try:
                 yield RunningSink(url, sink, metrics)

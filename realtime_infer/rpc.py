@@ -16,6 +16,7 @@ from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from doors.grpc_errors import Context, GrpcErrors
 from doors.grpc_server import GrpcServer
+from doors.protection import Protection
 from realtime_infer.bulk import BulkOutcome, Bulks, Entry
 from realtime_infer.event_rpc import EVENTS_SERVICE, EventsService
 from realtime_infer.ingest import Ingest
@@ -97,7 +98,12 @@ class ItemsService(pb_grpc.ItemsServicer):
             await _ERRORS.abort(context, error, "GetStatus")
 
 
-def items_server(service: ItemsService, events: EventsService, settings: EncoderSettings) -> GrpcServer:
+def items_server(
+    service: ItemsService,
+    events: EventsService,
+    settings: EncoderSettings,
+    protection: Protection | None = None,
+) -> GrpcServer:
     """The door of both services, not yet started.
 
     Calls beyond max_in_flight and some are refused before they are read.
@@ -115,6 +121,7 @@ def items_server(service: ItemsService, events: EventsService, settings: Encoder
         settings.max_body_bytes,
         max_calls=settings.max_in_flight + _OTHER_CALLS,
         others=(EVENTS_SERVICE,),
+        protection=protection,
     )
 
 

@@ -12,6 +12,8 @@ from contracts.errors import InvalidInput, Unavailable
 from doors.grpc_server import GrpcServer
 from doors.health import follow
 from doors.http_server import http_server
+from doors.protection import protection
+from doors.settings import DoorSettings
 from doors.shutdown import cancel, on_signals
 from param_server.behaviours import Behaviours
 from param_server.connection import connect
@@ -54,11 +56,12 @@ class RunningScorer:
 
 @contextlib.asynccontextmanager
 async def open_scorer(
-    settings: ScorerSettings, store_settings: StoreSettings
+    settings: ScorerSettings, store_settings: StoreSettings, door_settings: DoorSettings | None = None
 ) -> AsyncIterator[RunningScorer]:
     """Open both doors, follow the generations; on leaving, finish what is in flight and close."""
     if store_settings.redis_url is None:
         raise InvalidInput("redis_url", None, "the scorer reads a shared store: set REPCENTER_REDIS_URL")
+    guarded = protection(door_settings or DoorSettings(), "score")
     async with contextlib.AsyncExitStack() as closing:  # closes in reverse: doors first, the store last
         redis = connect(store_settings.redis_url, store_settings)
         closing.push_async_callback(redis.aclose)
@@ -90,11 +93,11 @@ async def open_scorer(
 
         inference = OpenInference(scorer, live)
         services = ScorerService(scorer, listing, metrics), InferenceService(inference, readiness, metrics)
-        rpc = scorer_server(*services, settings.host, settings.grpc_port, settings.max_body_bytes)
+        rpc = scorer_server(*services, settings.host, settings.grpc_port, settings.max_body_bytes, guarded)
         closing.push_async_callback(rpc.stop, settings.stop_s)
         rest = create_rest(scorer, listing, readiness, metrics, settings.max_body_bytes, inference)
         url = await closing.enter_async_context(
-            http_server(rest, settings.host, settings.http_port, settings.stop_s)
+            http_server(rest, settings.host, settings.http_port, settings.stop_s, guarded)
         )
         await rpc.start()
         for background in (live.run(), follow(readiness.check, rpc.tell, settings.poll_s)):

@@ -16,6 +16,7 @@ from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from contracts.scores import Scores
 from doors.grpc_errors import Context, GrpcErrors
 from doors.grpc_server import GrpcServer
+from doors.protection import Protection
 from serving import oip_rpc
 from serving.listing import Listing
 from serving.metrics import Metrics
@@ -85,7 +86,12 @@ class ScorerService(pb_grpc.ScorerServicer):
 
 
 def scorer_server(
-    service: ScorerService, inference: InferenceService, host: str, port: int, max_body_bytes: int
+    service: ScorerService,
+    inference: InferenceService,
+    host: str,
+    port: int,
+    max_body_bytes: int,
+    protection: Protection | None = None,
 ) -> GrpcServer:
     """The door with both services, not yet started."""
 
@@ -93,7 +99,8 @@ def scorer_server(
         cast(Any, pb_grpc.add_ScorerServicer_to_server)(service, server)
         inference.add_to(server)
 
-    return GrpcServer(SERVICE, add, host, port, max_body_bytes, others=(oip_rpc.SERVICE,))
+    others = (oip_rpc.SERVICE,)
+    return GrpcServer(SERVICE, add, host, port, max_body_bytes, others=others, protection=protection)
 
 
 def score_request(message: pb.ScoreRequest) -> ScoreRequest:

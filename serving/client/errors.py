@@ -14,6 +14,8 @@ _CODE_OF_GRPC = {
     "FAILED_PRECONDITION": "conflict",
     "RESOURCE_EXHAUSTED": "overloaded",
     "UNAVAILABLE": "unavailable",
+    "UNAUTHENTICATED": "unauthenticated",
+    "PERMISSION_DENIED": "forbidden",
     "DEADLINE_EXCEEDED": "deadline",
 }
 

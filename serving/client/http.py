@@ -14,6 +14,7 @@ from contracts.items import Item
 from contracts.listing import GenerationInfo, GenerationList, SceneInfo
 from contracts.request import ScoreRequest
 from contracts.scores import Scores
+from serving.client.credentials import Credentials
 from serving.client.errors import http_error
 from serving.client.items import ItemStatus, Receipt, item_body, item_path
 from serving.client.scores import read_scores, score_body
@@ -26,9 +27,22 @@ class HttpClient:
     """One door over HTTP: the scorer's (score, generations) or the write door's (push, delete, status,
     append, forget)."""
 
-    def __init__(self, base_url: str, *, deadline_s: float = DEFAULT_DEADLINE_S) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        credentials: Credentials | None = None,
+    ) -> None:
+        """base_url: http:// or https://. InvalidInput where a file of the credentials cannot be used."""
+        shown = credentials or Credentials()
         self._deadline_s = deadline_s
-        self._http = httpx.AsyncClient(base_url=base_url, timeout=deadline_s + _HTTP_MARGIN_S)
+        self._http = httpx.AsyncClient(
+            base_url=base_url,
+            timeout=deadline_s + _HTTP_MARGIN_S,
+            headers=shown.headers,
+            verify=shown.context() if base_url.startswith("https:") else True,
+        )
 
     async def __aenter__(self) -> Self:
         return self

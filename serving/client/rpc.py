@@ -15,6 +15,7 @@ from contracts.request import ScoreRequest
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from contracts.scores import Scores
+from serving.client.credentials import Credentials
 from serving.client.errors import grpc_error
 from serving.client.items import ItemStatus, Receipt, item_message
 from serving.client.scores import read_score_message, score_message
@@ -25,9 +26,23 @@ DEFAULT_DEADLINE_S = 5.0
 class GrpcClient:
     """The same over gRPC. target: host:port."""
 
-    def __init__(self, target: str, *, deadline_s: float = DEFAULT_DEADLINE_S) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        credentials: Credentials | None = None,
+        tls: bool = False,
+    ) -> None:
+        """InvalidInput where a file of the credentials cannot be read."""
+        shown = credentials or Credentials()
         self._deadline_s = deadline_s
-        self._channel = grpc.aio.insecure_channel(target)
+        self._metadata = tuple(shown.headers.items())
+        self._channel = (
+            grpc.aio.secure_channel(target, shown.channel_credentials())
+            if tls
+            else grpc.aio.insecure_channel(target)
+        )
         self._scorer = cast(Any, pb_grpc.ScorerStub)(self._channel)
         self._items = cast(Any, pb_grpc.ItemsStub)(self._channel)
         self._events = cast(Any, pb_grpc.EventsStub)(self._channel)
@@ -87,6 +102,7 @@ class GrpcClient:
 
     async def _call(self, method: Any, message: Any, deadline_s: float | None = None) -> Any:
         try:
-            return await method(message, timeout=self._deadline_s if deadline_s is None else deadline_s)
+            timeout_s = self._deadline_s if deadline_s is None else deadline_s
+            return await method(message, timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise grpc_error(error) from error

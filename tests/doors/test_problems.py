@@ -19,6 +19,8 @@ ERRORS = (
     errors.Conflict("two things"),
     errors.UnknownVersion("record", 9, 1),
     errors.BrokenBundle("digest"),
+    errors.Unauthenticated("no key"),
+    errors.Forbidden("another role"),
     Overloaded("rows", 0.2),
     errors.Unavailable("store"),
     errors.DeadlineExceeded("late"),
