@@ -37,7 +37,8 @@ async def test_openapi_documents_what_the_door_does(running: RunningScorer) -> N
         assert set(answer.json()) == set(EXAMPLE_ANSWER)
         assert (await http.get("/docs")).status_code == 200
     assert set(document["paths"]) == {
-        *("/v1/score", "/v1/generations", "/health/live", "/health/ready", "/metrics"),
+        *("/v1/score", "/v1/generations", "/metrics"),
+        *("/health/live", "/health/ready", "/health/startup"),
         *("/v2", "/v2/health/live", "/v2/health/ready"),
         *("/v2/models/{model}", "/v2/models/{model}/ready", "/v2/models/{model}/infer"),
         "/v2/models/{model}/versions/{version}",

@@ -52,6 +52,7 @@ async def test_a_killed_store_is_503_until_it_is_back(
         ):
             await until(running.readiness.is_ready)
             before = await http.score(request)
+            assert (await raw.get("/health/startup")).status_code == 200
             watch = health_pb2_grpc.HealthStub(channel).Watch(
                 health_pb2.HealthCheckRequest(service="repcenter.v1.Scorer")
             )
@@ -69,6 +70,7 @@ async def test_a_killed_store_is_503_until_it_is_back(
             assert ready.json()["type"] == "urn:repcenter:problem:unavailable"
             assert (await raw.get("/v1/generations")).status_code == 503
             assert (await raw.get("/health/live")).status_code == 200
+            assert (await raw.get("/health/startup")).json() == {"status": "started"}  # once is enough
             assert (await watch.read()).status == NOT_SERVING
             server = EmbeddedServer.start(directory)
             await until(running.readiness.is_ready)
@@ -93,6 +95,7 @@ async def test_a_scorer_without_generation_is_alive_but_not_ready(
             httpx.AsyncClient(base_url=running.http_url) as raw,
         ):
             assert (await raw.get("/health/live")).json() == {"status": "live"}
+            assert (await raw.get("/health/startup")).status_code == 503
             ready = await raw.get("/health/ready")
             assert (ready.status_code, ready.json()["status"]) == (503, 503)
             assert "'default' has no loaded generation" in ready.json()["detail"]
