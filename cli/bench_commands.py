@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
+from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -149,6 +150,41 @@ def bench_table(
             say_case=lambda line: console.print(line, highlight=False, soft_wrap=True),
         )
     print(last_line(result, json))
+
+
+@bench_app.command("serve")
+def bench_serve(
+    json: Json = False,
+    door: Annotated[Literal["http", "grpc"], typer.Option(help="Which door.")] = "http",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer rounds and no growth: about half a minute.")
+    ] = False,
+    overload: Annotated[
+        float, typer.Option(min=0, help="Seconds at twice the capacity, 0 = none. Meant: 60.")
+    ] = 0.0,
+    var: VarDir = Path("var"),
+) -> None:
+    """A scorer's door beside the bare graph that it serves: DMAE, N = 100, T = 64, cached rows, one worker.
+
+    Server and client run on cores of their own; every score is compared with the literal graph's. The ranker
+    is trained once, under <var>/bench/serve.
+    """
+    from rich.console import Console
+
+    from cli.progress import stage
+    from cli.serve_bench import BenchOptions, lines, run
+
+    options = BenchOptions(door, overload_s=overload)
+    if quick:
+        options = BenchOptions(door, rounds=3, seconds=1.0, half_load_s=5.0, overload_s=overload, growth=())
+    with stage(Console(stderr=True), f"Measuring the {door} door") as advance:
+
+        def progress(text: str, done: int, total: int) -> None:
+            advance.note(text)
+            advance(done, total)
+
+        result = run(options, var / "bench" / "serve", progress)
+    print(dumps(result) if json else lines(result))
 
 
 @bench_app.command("behaviours")

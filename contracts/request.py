@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import le
 
 import numpy as np
 
 from contracts.codec import MAX_MODALITIES
 from contracts.errors import InvalidInput, TooLarge
-from contracts.items import AttributeValue, check_attributes, check_item_id, check_name
+from contracts.items import MAX_ID_BYTES, AttributeValue, check_attributes, check_item_id, check_name
 
 MAX_CANDIDATES = 2_000
 MAX_BEHAVIOURS = 1_000
 MAX_QUERY_DIM = 4_096
+_UTF8_BYTES = 4  # at most, of one character
 
 
 @dataclass(frozen=True)
@@ -57,18 +59,10 @@ def check_request(request: ScoreRequest) -> ScoreRequest:
         raise TooLarge("candidates", len(request.candidates), MAX_CANDIDATES, "items")
     if len(request.behaviours) > MAX_BEHAVIOURS:
         raise TooLarge("behaviours", len(request.behaviours), MAX_BEHAVIOURS, "items")
-    for n, item_id in enumerate(request.candidates):
-        check_item_id(item_id, f"candidates[{n}]")
-    last_ms = None
-    for j, behaviour in enumerate(request.behaviours):
-        check_item_id(behaviour.item_id, f"behaviours[{j}].item_id")
-        if behaviour.timestamp_ms is None:
-            continue
-        where = f"behaviours[{j}].timestamp_ms"
-        _check_time(behaviour.timestamp_ms, where)
-        if last_ms is not None and behaviour.timestamp_ms < last_ms:
-            raise InvalidInput(where, behaviour.timestamp_ms, "goes back: the newest must be last")
-        last_ms = behaviour.timestamp_ms
+    if not _plain_ids(request.candidates):
+        for n, item_id in enumerate(request.candidates):
+            check_item_id(item_id, f"candidates[{n}]")
+    last_ms = _check_behaviours(request.behaviours)
     if request.timestamp_ms is not None:
         _check_time(request.timestamp_ms, "timestamp_ms")
         if last_ms is not None and request.timestamp_ms < last_ms:
@@ -83,6 +77,41 @@ def check_request(request: ScoreRequest) -> ScoreRequest:
         check_name(name, "query")
         _check_vector(vector, f"query.{name}")
     return request
+
+
+def _plain_ids(ids: Sequence[str]) -> bool:
+    """Whether all are usable ids at one glance; False leaves it open."""
+    try:
+        "".join(ids).encode()
+    except (TypeError, UnicodeEncodeError):  # not all strings, not all Unicode
+        return False
+    lengths = list(map(len, ids))
+    return not lengths or (min(lengths) > 0 and max(lengths) <= MAX_ID_BYTES // _UTF8_BYTES)
+
+
+def _check_behaviours(behaviours: Sequence[Behaviour]) -> int | None:
+    """The time of the newest one that has one, or an error that names what is wrong."""
+    given = [b.timestamp_ms for b in behaviours if b.timestamp_ms is not None]
+    if _plain_ids([b.item_id for b in behaviours]) and _rising(given):
+        return given[-1] if given else None
+    last_ms = None
+    for j, behaviour in enumerate(behaviours):
+        check_item_id(behaviour.item_id, f"behaviours[{j}].item_id")
+        if behaviour.timestamp_ms is None:
+            continue
+        where = f"behaviours[{j}].timestamp_ms"
+        _check_time(behaviour.timestamp_ms, where)
+        if last_ms is not None and behaviour.timestamp_ms < last_ms:
+            raise InvalidInput(where, behaviour.timestamp_ms, "goes back: the newest must be last")
+        last_ms = behaviour.timestamp_ms
+    return last_ms
+
+
+def _rising(times: Sequence[int]) -> bool:
+    """Whether all are usable times in order at one glance; False leaves it open."""
+    if set(map(type, times)) - {int}:
+        return False
+    return not times or (all(map(le, times, times[1:])) and times[0] >= 0 and times[-1] < 2**63)
 
 
 def _check_time(value: object, where: str) -> None:

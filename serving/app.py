@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from contracts.errors import InvalidInput, Unavailable
+from doors.event_loop import run
 from doors.grpc_server import GrpcServer
 from doors.health import follow
 from doors.http_server import http_server
@@ -125,7 +126,7 @@ async def serve(settings: ScorerSettings, store_settings: StoreSettings) -> None
 
 def run_scorer(settings: ScorerSettings, store_settings: StoreSettings) -> None:
     """The process: `ready http=… grpc=…` is printed when every scene is loaded and the store answers."""
-    asyncio.run(serve(settings, store_settings))
+    run(serve(settings, store_settings))
 
 
 async def _say_ready(running: RunningScorer, where: str, poll_s: float) -> None:

@@ -110,8 +110,8 @@ def score_request(message: pb.ScoreRequest) -> ScoreRequest:
     """
     return ScoreRequest(
         candidates=list(message.candidates),
-        behaviours=[
-            Behaviour(b.item_id, b.timestamp_ms if b.HasField("timestamp_ms") else None)
+        behaviours=[  # a time of 0 may also be one that is not given
+            Behaviour(b.item_id, b.timestamp_ms or (0 if b.HasField("timestamp_ms") else None))
             for b in message.behaviours
         ],
         scene=message.scene or "default",

@@ -40,6 +40,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         ["data", "check"],
         ["bench"],
         ["bench", "graph"],
+        ["bench", "serve"],
         ["table", "load"],
         ["plan-memory"],
         ["bench", "table"],

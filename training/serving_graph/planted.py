@@ -26,9 +26,12 @@ _TASTE = 0.8  # logits then spread about as far as those of real logs
 
 @dataclass(frozen=True, eq=False)
 class Planted:
-    """A ranker trained for some steps, and what its graph's inputs are made of. id_rows: (I+1,)."""
+    """A ranker trained for some steps, and what its inputs are made of. records: (I,); id_rows: (I+1,)."""
 
     trained: TrainedRanker
+    space: Space
+    schema: FeatureSchema
+    records: Rows
     items: ItemTable
     id_rows: Rows
 
@@ -75,7 +78,7 @@ def train_planted(model: str, *, history_length: int, steps: int, seed: int) -> 
     samples = _samples(rng, kind, steps * _BATCH_ROWS // _WIDTH)
     config = TrainingConfig(epochs=1, batch_rows=_BATCH_ROWS, seed=seed, threads=1)
     trained = train_ranker(new_ranker(model, space, schema, seed), samples, items, config)
-    return Planted(trained, items, trained.ids.rows())
+    return Planted(trained, space, schema, records, items, trained.ids.rows())
 
 
 def _samples(rng: np.random.Generator, kind: npt.NDArray[np.int64], train: int) -> Samples:

@@ -1,0 +1,19 @@
+"""The event loop of a service: uvloop where there is one, asyncio's own elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+if sys.platform == "win32":  # where there is no uvloop
+    from asyncio import new_event_loop
+else:
+    from uvloop import new_event_loop
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """`asyncio.run` on that loop."""
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main)
