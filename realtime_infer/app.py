@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 
 from fastapi import FastAPI
@@ -27,6 +27,7 @@ from param_server.settings import StoreSettings
 from param_server.store import Store
 from param_server.windows import Windows
 from realtime_infer.bulk import Bulks
+from realtime_infer.canary import Canary
 from realtime_infer.clients import clients
 from realtime_infer.encode_metrics import EncodeMetrics
 from realtime_infer.encode_queue import EncodeQueue
@@ -64,6 +65,15 @@ class RunningDoor:
 
     http_url: str
     grpc_target: str
+
+
+@dataclass(frozen=True)
+class RunningEncoder:
+    """An open encoder. task: ends with an error where the encoder no longer matches its golden outputs."""
+
+    http_url: str
+    grpc_target: str
+    task: asyncio.Task[None]
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,10 @@ async def open_worker(
     async with clients(store_settings) as (table, stream), contextlib.AsyncExitStack() as closing:
         metrics, store = WorkerMetrics(), Store(table)
         _watch(metrics.links, table, stream)
-        source = EncoderSource(store, Generations(table), Rollovers(table), settings)
+        canary = Canary(settings.canary_s, settings.canary_failures, metrics.registry)
+        source = EncoderSource(
+            store, Generations(table), Rollovers(table), settings, canary.check, metrics.lost
+        )
         windows = Windows(store, stream, settings.max_windows, settings.max_window_bytes)
         sequences = Sequences(Ingest(stream, settings), stream, store)
         queue, roster = PushQueue(stream, settings), Roster(stream)
@@ -147,7 +160,7 @@ async def open_worker(
         add_health(app, check, expose)
         port = WORKER_HTTP_PORT if settings.http_port is None else settings.http_port
         async with http_server(app, settings.host, port, settings.stop_s, guarded) as url:
-            task = asyncio.create_task(worker.run())
+            task = asyncio.create_task(_work(worker, canary.watch(source.opened)))
             try:
                 yield RunningWorker(url, worker, task)
             finally:
@@ -158,12 +171,14 @@ async def open_worker(
 @contextlib.asynccontextmanager
 async def open_encoder(
     settings: EncoderSettings, store_settings: StoreSettings
-) -> AsyncIterator[RunningDoor]:
-    """Open both doors of an encoder; on leaving, finish what is in flight."""
+) -> AsyncIterator[RunningEncoder]:
+    """Open both doors of an encoder; on leaving, finish what is in flight. Who may score may encode."""
+    guarded = protection(DoorSettings(), "score")
     async with clients(store_settings) as (table, stream), contextlib.AsyncExitStack() as closing:
         metrics, store = EncodeMetrics(), Store(table)
         _watch(metrics.links, table, stream)
-        source = EncoderSource(store, Generations(table), Rollovers(table), settings)
+        canary = Canary(settings.canary_s, settings.canary_failures, metrics.registry)
+        source = EncoderSource(store, Generations(table), Rollovers(table), settings, canary.check)
         loader = await closing.enter_async_context(open_pictures(settings, metrics.decoders_died.inc))
 
         async def live() -> Encoder:
@@ -179,14 +194,20 @@ async def open_encoder(
             metrics.ready.set(ready)
             await rpc.tell(ready)
 
-        rpc = encoder_server(EncoderService(queue, metrics), settings)
+        rpc = encoder_server(EncoderService(queue, metrics), settings, guarded)
         closing.push_async_callback(rpc.stop, settings.stop_s)
         await rpc.start()
         app = create_encode_app(queue, check, metrics, settings)
         port = ENCODER_HTTP_PORT if settings.http_port is None else settings.http_port
-        url = await closing.enter_async_context(http_server(app, settings.host, port, settings.stop_s))
+        url = await closing.enter_async_context(
+            http_server(app, settings.host, port, settings.stop_s, guarded)
+        )
         closing.push_async_callback(cancel, asyncio.create_task(follow(check, tell, _READY_S)))
-        yield RunningDoor(url, rpc.target)
+        watching = asyncio.create_task(canary.watch(source.opened))
+        try:
+            yield RunningEncoder(url, rpc.target, watching)
+        finally:
+            await cancel(watching)
 
 
 @contextlib.asynccontextmanager
@@ -241,7 +262,9 @@ def run_encoder(settings: EncoderSettings | None = None, store_settings: StoreSe
         async with open_encoder(settings or EncoderSettings(), store_settings or StoreSettings()) as running:
             on_signals(stop)
             print(f"listening http={running.http_url} grpc={running.grpc_target}", flush=True)
-            await stop.wait()
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({stopping, running.task}, return_when=asyncio.FIRST_COMPLETED)
+            await cancel(stopping)
 
     logging.basicConfig(level=logging.INFO)
     asyncio.run(serve())
@@ -288,6 +311,16 @@ def _watch(links: LinkMetrics, table: Server, stream: Server) -> None:
     links.watch("tables", lambda: links_of(table))
     if stream is not table:
         links.watch("streams", lambda: links_of(stream))
+
+
+async def _work(worker: Worker, watch: Coroutine[None, None, None]) -> None:
+    """The worker until it ends; it is stopped where the canary gives up, whose error is raised."""
+    watching = asyncio.create_task(watch)
+    watching.add_done_callback(lambda _: worker.stop())
+    try:
+        await worker.run()
+    finally:
+        await cancel(watching)
 
 
 async def _say_ready(running: RunningWorker) -> None:

@@ -12,6 +12,7 @@ from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from doors.grpc_errors import Context, GrpcErrors
 from doors.grpc_server import GrpcServer
+from doors.protection import Protection
 from realtime_infer.encode_metrics import EncodeMetrics
 from realtime_infer.encode_queue import EncodeQueue, ItemVectors
 from realtime_infer.rpc import item_of, refusal
@@ -47,7 +48,9 @@ class EncoderService(pb_grpc.EncoderServicer):
             await _ERRORS.abort(context, error, "Encode")
 
 
-def encoder_server(service: EncoderService, settings: EncoderSettings) -> GrpcServer:
+def encoder_server(
+    service: EncoderService, settings: EncoderSettings, protection: Protection | None = None
+) -> GrpcServer:
     """The door, not yet started."""
 
     def add(server: grpc.aio.Server) -> None:
@@ -60,6 +63,7 @@ def encoder_server(service: EncoderService, settings: EncoderSettings) -> GrpcSe
         ENCODER_GRPC_PORT if settings.grpc_port is None else settings.grpc_port,
         settings.max_body_bytes,
         max_calls=settings.max_in_flight + _OTHER_CALLS,
+        protection=protection,
     )
 
 

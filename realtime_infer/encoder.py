@@ -17,7 +17,7 @@ from contracts.bundle import Bundle, open_bundle
 from contracts.codec import Rows, encode_records
 from contracts.encoder_spec import MODALITIES, EncoderSpec, encoder_spec_from_json
 from contracts.errors import BrokenBundle, InvalidInput, RepcenterError
-from contracts.guard import PROBES_FILE, Guard, read_guard
+from contracts.guard import PROBES_FILE, Guard, Loss, read_guard
 from contracts.images import Pixels, normalise
 from contracts.items import Item, attribute_slots, check_item
 from contracts.onnx_model import Device, OnnxModel, check_runtime, replay
@@ -114,6 +114,7 @@ class Encoder:
         sealed = PROBES_FILE in bundle.manifest.files  # an older bundle is held to the cosine error alone
         self.guard = read_guard(bundle.file(PROBES_FILE), self.space) if sealed else Guard()
         self.digest = bundle.digest
+        self.lost: Callable[[Space, Loss], None] | None = None  # told what quantising took from each batch
 
     @classmethod
     def open(
@@ -220,7 +221,9 @@ class Encoder:
         good = encoded.good
         vectors = [block[good] for block in encoded.vectors]
         rows = encode_records(vectors, sequences[good], encoded.attributes[good])
-        self.guard.mark(vectors, rows, self.space)
+        loss = self.guard.mark(vectors, rows, self.space)
+        if self.lost is not None and len(rows):
+            self.lost(self.space, loss)
         return rows
 
     def _vectors(

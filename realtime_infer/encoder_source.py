@@ -6,9 +6,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from contracts.errors import SpaceMismatch, Unavailable
+from contracts.guard import Loss
 from contracts.space import Space
 from param_server.generations import Generations
 from param_server.rollover import Preparing, Rollovers
@@ -23,15 +24,29 @@ class EncoderSource:
     """Opens encoders beside the running ones, so that a worker goes on until the next is proven."""
 
     def __init__(
-        self, store: Store, generations: Generations, rollovers: Rollovers, settings: EncoderSettings
+        self,
+        store: Store,
+        generations: Generations,
+        rollovers: Rollovers,
+        settings: EncoderSettings,
+        usable: Callable[[], None] = lambda: None,
+        lost: Callable[[Space, Loss], None] | None = None,
     ) -> None:
+        """usable: raises while no encoder may be used; lost: told what quantising took from each batch."""
         self._store = store
         self._generations = generations
         self._rollovers = rollovers
         self._settings = settings
         self._live: Encoder | None = None
         self._preparing: dict[str, Encoder] = {}  # by space id
+        self._usable = usable
+        self._lost = lost
         self._next_look = 0.0
+
+    def opened(self) -> Sequence[Encoder]:
+        """The encoders that are open, usable or not."""
+        live = [] if self._live is None else [self._live]
+        return [*live, *(e for e in self._preparing.values() if e is not self._live)]
 
     async def current(self) -> Sequence[Encoder]:
         """The encoders to use now, the live space's first; looked up at most every scene_poll_s.
@@ -39,6 +54,7 @@ class EncoderSource:
         Raises Unavailable where the scene has no generation yet; once there was one, an encoder that
         cannot be opened or a store that does not answer is logged and the old ones stay.
         """
+        self._usable()
         if self._live is None or time.monotonic() >= self._next_look:
             try:
                 self._live = await self._look()
@@ -103,6 +119,7 @@ class EncoderSource:
         )
         if space is not None and space.id != encoder.space.id:
             raise SpaceMismatch(space.id, encoder.space.id, f"encoder {uri}")
+        encoder.lost = self._lost
         await self._store.create_space(encoder.space)
         log.info("encoder %s fills space %s", encoder.digest[:12], encoder.space.id)
         return encoder

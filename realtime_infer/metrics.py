@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from contracts.codec import is_tombstone
 from contracts.errors import InvalidInput, RepcenterError
-from contracts.guard import flagged
+from contracts.guard import Loss, flagged
+from contracts.space import Space
 from contracts.window import Window
 from doors.link_metrics import LinkMetrics
 from realtime_infer.ingest import Backlog
@@ -157,6 +158,18 @@ class WorkerMetrics:
             ["modality"],
             registry=self.registry,
         )
+        self._error = Counter(
+            "repcenter_quantisation_error_total",
+            "Sum over records of 1 - cosine between a vector and what is stored of it, by modality.",
+            ["modality"],
+            registry=self.registry,
+        )
+        self._worst = Gauge(
+            "repcenter_quantisation_error_worst",
+            "The largest of them in the last batch.",
+            ["modality"],
+            registry=self.registry,
+        )
         self.unchanged = Counter(
             "repcenter_unchanged_total",
             "Records written again under a newer sequence because the content was the same.",
@@ -184,6 +197,12 @@ class WorkerMetrics:
 
     def batch(self, entries: int) -> None:
         self._batch.observe(entries)
+
+    def lost(self, space: Space, loss: Loss) -> None:
+        """What quantising took from a batch."""
+        for m, modality in enumerate(space.modalities):
+            self._error.labels(modality.name).inc(float(loss.cosine_error[:, m].sum()))
+            self._worst.labels(modality.name).set(float(loss.cosine_error[:, m].max()))
 
     def encoded(self, window: Window) -> None:
         """Count the records of a window and those that the guard flagged."""

@@ -200,6 +200,19 @@ class EncoderSettings(BaseSettings):
         10.0, ge=0, description="Longest such wait before one batch, in seconds; then the batch goes first."
     )
 
+    canary_s: float = Field(
+        60.0,
+        gt=0,
+        le=86_400,
+        description="How often workers and encoders replay golden inputs, in seconds.",
+    )
+    canary_failures: int = Field(
+        3,
+        ge=0,
+        description="Replays in a row that do not match, after which the process ends with an error; after "
+        "the first it is not ready and encodes nothing. 0: it never ends for that.",
+    )
+
     encode_batch: int = Field(
         32, ge=1, le=1_024, description="Most items that an encoder (`repcenter encoder`) runs at a time."
     )

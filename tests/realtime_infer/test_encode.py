@@ -22,7 +22,7 @@ from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from doors.shutdown import cancel
 from param_server.settings import StoreSettings
 from param_server.store import Store
-from realtime_infer.app import RunningDoor, open_encoder
+from realtime_infer.app import RunningEncoder, open_encoder
 from realtime_infer.encode_metrics import EncodeMetrics
 from realtime_infer.encode_queue import EncodeQueue, ItemVectors
 from realtime_infer.encoder import Encoder, Prepared, join
@@ -39,20 +39,20 @@ PROBLEM = "application/problem+json"
 @pytest_asyncio.fixture
 async def running(
     redis: Redis, encoder_settings: EncoderSettings, settings: StoreSettings
-) -> AsyncIterator[RunningDoor]:
+) -> AsyncIterator[RunningEncoder]:
     async with open_encoder(encoder_settings, settings) as door:
         yield door
 
 
 @pytest_asyncio.fixture
-async def client(running: RunningDoor) -> AsyncIterator[httpx.AsyncClient]:
+async def client(running: RunningEncoder) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=running.http_url, timeout=15) as http:
         yield http
 
 
 async def test_the_bytes_are_those_that_a_push_stores(
     client: httpx.AsyncClient,
-    running: RunningDoor,
+    running: RunningEncoder,
     ingest: Ingest,
     store: Store,
     encoder: Encoder,
@@ -97,7 +97,7 @@ async def test_the_bytes_are_those_that_a_push_stores(
 
 
 async def test_a_query_has_no_picture_and_a_bad_item_fails_alone(
-    client: httpx.AsyncClient, running: RunningDoor
+    client: httpx.AsyncClient, running: RunningEncoder
 ) -> None:
     bad = base64.b64encode(b"no picture").decode()
     body = {"items": [{"title": "red shoes"}, {"image": bad}, {}, {"text": {"title": "blue"}}]}
