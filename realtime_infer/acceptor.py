@@ -179,6 +179,8 @@ def _keys(partition: Partition) -> list[bytes]:
         partition.payload_bytes,
         partition.receipts,
         partition.staged,
+        partition.node,
+        partition.gaps,
         partition.receipt_end,
     ]
 

@@ -106,6 +106,8 @@ class DeadLetters:
             partition.payload_bytes,
             partition.status(letter.item_id.encode()),
             partition.staged,
+            partition.node,
+            partition.gaps,
             partition.dead,
             partition.dead_staged,
             partition.dead_bytes,

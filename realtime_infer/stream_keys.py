@@ -6,6 +6,7 @@
 | rc2:{p}:workers        | hash   | worker -> spaces it encodes for, when (JSON)   | it ends                 |
 | rc2:{p<n>}:sequence    | string | the newest sequence number given               | for ever                |
 | rc2:{p<n>}:gaps        | list   | `low high`: numbers it skipped (low, high]     | newest 64               |
+| rc2:{p<n>}:node        | string | id of the cluster node that gave numbers last  | for ever                |
 | rc2:{p<n>}:pushes      | stream | accepted pushes without an end (`push_entry`)  | settled, entry by entry |
 | rc2:{p<n>}:staged      | hash   | entry id -> payload too large for its entry    | settled                 |
 | rc2:{p<n>}:bytes       | string | payload bytes in that stream, staged or not    | for ever                |
@@ -55,6 +56,10 @@ class Partition:
     @property
     def gaps(self) -> bytes:
         return self._prefix + b"gaps"
+
+    @property
+    def node(self) -> bytes:
+        return self._prefix + b"node"
 
     @property
     def pushes(self) -> bytes:

@@ -67,10 +67,26 @@ def _bytes(argument: Argument) -> bytes:
     return argument if isinstance(argument, bytes) else str(argument).encode()
 
 
-# Both scripts that accept work on KEYS sequence, pushes, bytes, (4), staged.
+# Both scripts that accept work on KEYS sequence, pushes, bytes, (4), staged, node, gaps.
+# After a failover the counter may lack the last numbers that it gave, and they may be in the table: a node
+# that has not numbered for this partition before leaves more out than can have been lost. On a server that is
+# no cluster's nothing of this happens.
 # full() -> {-1, entries, bytes} where the backlog is full. An empty partition takes any one payload.
 # add() -> the sequence given, as text
 _ADD = """
+local node = redis.pcall('CLUSTER', 'MYID')
+if type(node) == 'string' and redis.call('GET', KEYS[6]) ~= node then
+  local current = tonumber(redis.call('GET', KEYS[1]) or '0')
+  if current > 0 then
+    local top = string.format('%.0f', current + 65536)
+    if redis.call('LLEN', KEYS[7]) > 0 then
+      redis.call('RPUSH', KEYS[7], string.format('%.0f ', current) .. top)
+      redis.call('LTRIM', KEYS[7], -64, -1)
+    end
+    redis.call('SET', KEYS[1], top)
+  end
+  redis.call('SET', KEYS[6], node)
+end
 local function full(size, most_entries, most_bytes)
   local entries = redis.call('XLEN', KEYS[2])
   local bytes = tonumber(redis.call('GET', KEYS[3]) or '0')
@@ -94,7 +110,7 @@ local function add(status, item, payload, inline)
 end
 """
 
-# KEYS sequence, pushes, bytes, receipts, staged, receipt_end, status...: one per push
+# KEYS sequence, pushes, bytes, receipts, staged, node, gaps, receipt_end, status...: one per push
 # ARGV most entries, most bytes, most bytes of a payload inside its entry, most receipts, how long one is
 #      kept in ms, then per push: item id, payload, unit, digest of its idempotency key and of the payload
 #      (16 bytes, '' where it has no key)
@@ -108,24 +124,24 @@ ACCEPT = Script(
 local time = tonumber(now())
 local function forget_expired()
   while true do
-    local oldest = redis.call('LRANGE', KEYS[6], 0, 0)[1]
+    local oldest = redis.call('LRANGE', KEYS[8], 0, 0)[1]
     if not oldest or tonumber(string.sub(oldest, 17)) > time then return end
-    redis.call('LTRIM', KEYS[6], 1, -1)
+    redis.call('LTRIM', KEYS[8], 1, -1)
     redis.call('HDEL', KEYS[4], string.sub(oldest, 1, 16))
   end
 end
 local function remember(key, digest, sequence)
   redis.call('HSET', KEYS[4], key, digest .. sequence)
-  local kept = redis.call('RPUSH', KEYS[6], key .. string.format('%.0f', time + tonumber(ARGV[5])))
+  local kept = redis.call('RPUSH', KEYS[8], key .. string.format('%.0f', time + tonumber(ARGV[5])))
   while kept > tonumber(ARGV[4]) do
-    redis.call('HDEL', KEYS[4], string.sub(redis.call('LRANGE', KEYS[6], 0, 0)[1], 1, 16))
-    redis.call('LTRIM', KEYS[6], 1, -1)
+    redis.call('HDEL', KEYS[4], string.sub(redis.call('LRANGE', KEYS[8], 0, 0)[1], 1, 16))
+    redis.call('LTRIM', KEYS[8], 1, -1)
     kept = kept - 1
   end
 end
 local refused, out = {}, {}
-for i = 7, #KEYS do
-  local at = 6 + (i - 7) * 5
+for i = 9, #KEYS do
+  local at = 6 + (i - 9) * 5
   local payload, unit, key, digest = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local known
   if key ~= '' then
@@ -155,7 +171,7 @@ return out
 """
 )
 
-# KEYS sequence, pushes, bytes, status, staged, dead, dead_staged, dead_bytes
+# KEYS sequence, pushes, bytes, status, staged, node, gaps, dead, dead_staged, dead_bytes
 # ARGV letter id, most entries, most bytes, most bytes of a payload inside its entry, '1': over newer pushes
 # -> {sequence}, {-1, entries, bytes} as ACCEPT, {-2} no such letter, {-3, sequence} a newer push was
 #    accepted, {-4} it is no push
@@ -163,22 +179,22 @@ REPLAY = Script(
     _NOW
     + _ADD
     + """
-local found = redis.call('XRANGE', KEYS[6], ARGV[1], ARGV[1])
+local found = redis.call('XRANGE', KEYS[8], ARGV[1], ARGV[1])
 if #found == 0 then return {-2} end
 local item, sequence
 for i = 1, #found[1][2], 2 do
   if found[1][2][i] == 'i' then item = found[1][2][i + 1] end
   if found[1][2][i] == 's' then sequence = tonumber(found[1][2][i + 1]) end
 end
-local payload = redis.call('HGET', KEYS[7], ARGV[1])
+local payload = redis.call('HGET', KEYS[9], ARGV[1])
 if not (item and sequence and payload) then return {-4} end
 local newest = tonumber(redis.call('HGET', KEYS[4], 'sequence') or '0')
 if ARGV[5] ~= '1' and newest > sequence then return {-3, newest} end
 local refused = full(#payload, ARGV[2], ARGV[3])
 if refused then return refused end
-redis.call('XDEL', KEYS[6], ARGV[1])
-redis.call('HDEL', KEYS[7], ARGV[1])
-redis.call('DECRBY', KEYS[8], #payload)
+redis.call('XDEL', KEYS[8], ARGV[1])
+redis.call('HDEL', KEYS[9], ARGV[1])
+redis.call('DECRBY', KEYS[10], #payload)
 return {tonumber(add(KEYS[4], item, payload, ARGV[4]))}
 """
 )

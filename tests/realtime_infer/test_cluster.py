@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from contracts.errors import Unavailable
 from contracts.items import Item
+from contracts.space import SHARDS
 from param_server.cache import CacheLimits, RowCache
 from param_server.cluster import Cluster
 from param_server.commands import slots_of
 from param_server.connection import connect
-from param_server.embedded_cluster import EmbeddedCluster
+from param_server.embedded_cluster import ClusterNode, EmbeddedCluster
+from param_server.keys import records as record_keys
 from param_server.offline import OfflineTable
 from param_server.server import ask
 from param_server.settings import StoreSettings
@@ -23,10 +29,11 @@ from param_server.stream_id import fields_of
 from realtime_infer.encoder import Encoder
 from realtime_infer.ingest import Ingest
 from realtime_infer.offline_check import check_offline
+from realtime_infer.partition_reads import PartitionReads
 from realtime_infer.partitions import DEFAULT_PARTITIONS
 from realtime_infer.push_status import PushState, Receipt
 from realtime_infer.settings import EncoderSettings
-from realtime_infer.stream_keys import Partition
+from realtime_infer.stream_keys import GROUP, Partition
 from tests.encoder_bundle import picture
 from tests.param_server.clusters import Reshard
 from tests.realtime_infer.sinks import follows, quick, sinking
@@ -169,3 +176,140 @@ async def test_partitions_move_while_items_are_pushed_and_encoded(
         assert {status.state for status in statuses} == {PushState.SCOREABLE}, statuses
     assert await sequences(store, encoder) == {i: newest[i].sequence for i in ITEMS}
     assert stream.slots.owner(mine[0]) == ("127.0.0.1", target.port)
+
+
+async def replaced(stream: Cluster, victim: ClusterNode) -> None:
+    """Until another node has the slots of one that was killed."""
+
+    async def gone() -> bool:
+        return ("127.0.0.1", victim.port) not in await stream.primaries()
+
+    await until(gone)
+
+
+def owner(cluster: EmbeddedCluster, stream: Cluster, keys: Partition) -> ClusterNode:
+    address = stream.slots.owner(int(slots_of([keys.pushes])[0]))
+    return next(node for node in cluster.nodes if ("127.0.0.1", node.port) == address)
+
+
+async def test_what_one_node_refuses_does_not_drop_what_others_gave(
+    cluster: EmbeddedCluster, stream: Cluster, encoder_settings: EncoderSettings
+) -> None:
+    ingest, reads = Ingest(stream, encoder_settings), PartitionReads(stream, b"reader")
+    await pushed(ingest, "Heat")
+    lacking = {keys for keys in ALL if owner(cluster, stream, keys) is owner(cluster, stream, ALL[0])}
+    for keys in set(ALL) - lacking:  # the group is there on the other nodes
+        await stream.xgroup_create(keys.pushes, GROUP, id="0")
+    found = await reads.read(ALL, 100, 1_000)
+    assert {delivery.partition for delivery in found} == set(ALL) - lacking
+    assert len(found) == sum(Partition.of(i.encode(), len(ALL)) not in lacking for i in ITEMS)
+    with pytest.raises(Unavailable, match="NOGROUP"):
+        await reads.read(ALL, 100, 1_000)
+
+
+async def test_a_primary_is_killed_and_nothing_acknowledged_is_lost(
+    cluster: EmbeddedCluster,
+    stream: Cluster,
+    settings: StoreSettings,
+    encoder: Encoder,
+    encoder_settings: EncoderSettings,
+) -> None:
+    """With WAIT on: every item's newest acknowledged push is what the table shows in the end."""
+    careful = settings.model_copy(update={"wait_replicas": 1, "cluster_retry_s": 1.0})
+    newest: dict[str, Receipt] = {}
+    refused, rounds, ending = 0, 0, False
+
+    async def push_all(ingest: Ingest) -> None:
+        nonlocal refused, rounds
+        while not ending:
+            items = [titled(item_id, f"{rounds} Heat", large=n % 7 == 0) for n, item_id in enumerate(ITEMS)]
+            for receipt in await asyncio.gather(*map(ingest.push, items), return_exceptions=True):
+                if isinstance(receipt, Receipt):
+                    newest[receipt.item_id] = receipt
+                else:
+                    assert isinstance(receipt, Unavailable), receipt
+                    refused += 1
+            rounds += 1
+
+    async with connect(cluster.url, careful) as client:
+        ingest, store = Ingest(client, encoder_settings), Store(stream)
+        await store.create_space(encoder.space)
+        async with working(encoder_settings, careful):
+            pushing = asyncio.create_task(push_all(ingest))
+            await until(lambda: _answer(rounds >= 1))
+            victim = owner(cluster, stream, ALL[0])
+            victim.kill()
+            await replaced(stream, victim)
+            cluster.restart(victim)  # comes back as a replica, for which writes can wait
+            await asyncio.to_thread(cluster.wait)
+            before = rounds
+            await until(lambda: _answer(rounds >= before + 2))
+            ending = True
+            await pushing
+            assert refused
+            assert len(newest) == len(ITEMS)
+            statuses = await ended(ingest, ITEMS)
+            assert {status.state for status in statuses} == {PushState.SCOREABLE}, statuses
+    stored = await sequences(store, encoder)
+    assert [i for i in ITEMS if stored[i] < newest[i].sequence] == []
+    assert len(await asyncio.to_thread(_dead, cluster)) == 0
+
+
+async def test_numbers_that_a_failover_lost_are_not_given_to_other_content(
+    cluster: EmbeddedCluster,
+    stream: Cluster,
+    settings: StoreSettings,
+    encoder: Encoder,
+    encoder_settings: EncoderSettings,
+) -> None:
+    """A push that no replica had is in the table already when its primary dies: the next one must win."""
+    ingest, store = Ingest(stream, encoder_settings), Store(stream)
+    await store.create_space(encoder.space)
+    victim = owner(cluster, stream, ALL[0])
+    family = record_keys(encoder.space.id, encoder.space.buckets)
+    held = family.slots[family.buckets_of([i.encode() for i in ITEMS]) % SHARDS].tolist()
+    item_id = next(
+        item_id
+        for item_id, slot in zip(ITEMS, held, strict=True)
+        if stream.slots.owner(int(slot)) != ("127.0.0.1", victim.port)
+        and owner(cluster, stream, Partition.of(item_id.encode(), len(ALL))) is victim
+    )
+    async with working(encoder_settings, settings):
+        await ingest.push(titled(item_id, "Heat"))
+        await ended(ingest, [item_id])
+        replicas = [n for n in cluster.nodes if n.running and await asyncio.to_thread(_follows, n, victim)]
+        for node in replicas:
+            os.kill(node.pid, signal.SIGSTOP)
+        await stream.node(("127.0.0.1", victim.port)).client_kill_filter(_type="replica")  # and so behind
+        lost = await ingest.push(titled(item_id, "Alien"))
+        await ended(ingest, [item_id])
+        assert int((await store.sequences(encoder.space, [item_id]))[0]) == lost.sequence
+        victim.kill()
+        for node in replicas:
+            os.kill(node.pid, signal.SIGCONT)
+        await replaced(stream, victim)
+        (counted,) = await ask(stream, (b"GET", Partition.of(item_id.encode(), len(ALL)).sequence))
+        assert int(counted) < lost.sequence  # it is lost, or this test shows nothing
+        receipt = await ingest.push(titled(item_id, "Casablanca"))
+        assert receipt.sequence > lost.sequence
+        (status,) = await ended(ingest, [item_id])
+        assert (status.state, status.sequence) == (PushState.SCOREABLE, receipt.sequence)
+    assert int((await store.sequences(encoder.space, [item_id]))[0]) == receipt.sequence
+
+
+async def _answer(answer: bool) -> bool:
+    return answer
+
+
+def _dead(cluster: EmbeddedCluster) -> list[bytes]:
+    """Keys of dead letters on any node."""
+    found: list[bytes] = []
+    for node in cluster.nodes:
+        with contextlib.closing(node.client()) as client:
+            found += [key for key in client.keys("rc2:{p*:dead") if isinstance(key, bytes)]
+    return found
+
+
+def _follows(node: ClusterNode, primary: ClusterNode) -> bool:
+    with contextlib.closing(node.client()) as client:
+        return int(client.info("replication").get("master_port", 0)) == primary.port
