@@ -80,13 +80,10 @@ def up(var: VarDir = Path("var")) -> None:
 @app.command()
 def scorer() -> None:
     """Run the scorer in this process (settings: REPCENTER_*, docs/settings.md)."""
-    import logging
-
     from param_server.settings import StoreSettings
     from serving.app import run_scorer
     from serving.settings import ScorerSettings
 
-    logging.basicConfig(level=logging.INFO)
     run_scorer(ScorerSettings(), StoreSettings())
 
 

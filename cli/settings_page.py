@@ -6,7 +6,7 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from cli.settings import ClientSettings
-from doors.settings import DoorSettings
+from doors.settings import DoorSettings, LogSettings
 from param_server.settings import AccessSettings, GenerationSettings, StoreSettings
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.sink_settings import SinkSettings
@@ -15,6 +15,7 @@ from serving.settings import ScorerSettings
 _PAGES: tuple[tuple[str, type[BaseSettings]], ...] = (
     ("Every process: the store", StoreSettings),
     ("Every process: its doors", DoorSettings),
+    ("Every process: its log", LogSettings),
     ("Commands that ask a door", ClientSettings),
     ("Activation and collection (`repcenter generations`)", GenerationSettings),
     ("Scorer", ScorerSettings),

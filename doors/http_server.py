@@ -38,6 +38,7 @@ async def http_server(
             ssl_ca_certs=str(tls.client_ca) if tls and tls.client_ca else None,
             ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_ca else ssl.CERT_NONE,
             lifespan="off",
+            log_config=None,  # its log goes where ours does
             ws="none",
             log_level="warning",
             access_log=False,

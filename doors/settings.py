@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -44,4 +45,17 @@ class DoorSettings(BaseSettings):
         le=86_400,
         description="Age at which a gRPC connection is closed in good order, so that clients spread over new "
         "processes, in seconds.",
+    )
+
+
+class LogSettings(BaseSettings):
+    """What a process says on standard error."""
+
+    model_config = SettingsConfigDict(env_prefix="REPCENTER_", extra="ignore", frozen=True)
+
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Lines for people, or a JSON object per line (time, level, logger, …)."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is written."
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from contracts.errors import RepcenterError
 from doors.health import add_health, follow
 from doors.http_server import http_server
 from doors.link_metrics import LinkMetrics
+from doors.logs import configure_logs
 from doors.problems import install_problems
 from doors.protection import protection
 from doors.settings import DoorSettings
@@ -249,7 +249,7 @@ def run_door(settings: EncoderSettings | None = None, store_settings: StoreSetti
             print(f"ready http={door.http_url} grpc={door.grpc_target}", flush=True)
             await stop.wait()
 
-    logging.basicConfig(level=logging.INFO)
+    configure_logs("write-door")
     asyncio.run(serve())
 
 
@@ -266,7 +266,7 @@ def run_encoder(settings: EncoderSettings | None = None, store_settings: StoreSe
             await asyncio.wait({stopping, running.task}, return_when=asyncio.FIRST_COMPLETED)
             await cancel(stopping)
 
-    logging.basicConfig(level=logging.INFO)
+    configure_logs("encoder")
     asyncio.run(serve())
 
 
@@ -288,7 +288,7 @@ def run_worker(settings: EncoderSettings | None = None, store_settings: StoreSet
             await cancel(saying)
             await cancel(stopping)
 
-    logging.basicConfig(level=logging.INFO)
+    configure_logs("worker")
     asyncio.run(serve())
 
 
@@ -303,7 +303,7 @@ def run_sink(settings: SinkSettings | None = None, store_settings: StoreSettings
             print(f"ready http={running.http_url}", flush=True)
             await stop.wait()
 
-    logging.basicConfig(level=logging.INFO)
+    configure_logs("sink")
     asyncio.run(serve())
 
 

@@ -13,6 +13,7 @@ from doors.event_loop import run
 from doors.grpc_server import GrpcServer
 from doors.health import follow
 from doors.http_server import http_server
+from doors.logs import configure_logs
 from doors.protection import protection
 from doors.settings import DoorSettings
 from doors.shutdown import cancel, on_signals
@@ -126,6 +127,7 @@ async def serve(settings: ScorerSettings, store_settings: StoreSettings) -> None
 
 def run_scorer(settings: ScorerSettings, store_settings: StoreSettings) -> None:
     """The process: `ready http=… grpc=…` is printed when every scene is loaded and the store answers."""
+    configure_logs("scorer")
     run(serve(settings, store_settings))
 
 
