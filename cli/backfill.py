@@ -9,28 +9,22 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
+from cli.grid import grid
 from cli.progress import stage
-from cli.shelf import shelf
+from cli.shelf import with_redis, with_servers
 from contracts.errors import Unavailable
 from contracts.space import DEFAULT_BUCKETS
 from param_server.rollover import Preparing, Rollovers
 from param_server.server import Server
-from param_server.settings import StoreSettings
 from param_server.store import Store
 from realtime_infer.backfill import BackfillReport, backfill
-from realtime_infer.clients import clients
 from realtime_infer.encoder import Encoder
 from realtime_infer.ingest import Ingest
 from realtime_infer.roster import Present, Roster
 from realtime_infer.settings import EncoderSettings
 
 _LOOK_S = 0.2
-
-
-def _settings(url: str) -> StoreSettings:
-    return StoreSettings().model_copy(update={"redis_url": url})
 
 
 async def begin_rollover(
@@ -61,12 +55,7 @@ def begin(var: Path, uri: str, digest: str | None, buckets: int | None, wait_s: 
     """From now on every push goes to this encoder's space too."""
     encoder = Encoder.open(uri, digest, buckets=buckets or DEFAULT_BUCKETS)
 
-    async def run(url: str) -> list[str]:
-        async with clients(_settings(url)) as (table, stream):
-            return await begin_rollover(table, stream, encoder, uri, wait_s)
-
-    with shelf(var, reuse=True) as url:
-        workers = asyncio.run(run(url))
+    workers = with_servers(var, lambda table, stream: begin_rollover(table, stream, encoder, uri, wait_s))
     if as_json:
         print(json.dumps({"space": encoder.space.id, "workers": workers}))
     else:
@@ -78,13 +67,11 @@ def begin(var: Path, uri: str, digest: str | None, buckets: int | None, wait_s: 
 def show(var: Path, as_json: bool) -> None:
     """Spaces in preparation and who encodes for them."""
 
-    async def run(url: str) -> tuple[list[Preparing], list[Present]]:
-        async with clients(_settings(url)) as (table, stream):
-            return await Rollovers(table).list(), await Roster(stream).present()
+    async def read(table: Server, stream: Server) -> tuple[list[Preparing], list[Present]]:
+        return await Rollovers(table).list(), await Roster(stream).present()
 
-    with shelf(var, reuse=True) as url:
-        preparing, present = asyncio.run(run(url))
-    table = Table("space", "encoder", "buckets", "workers", "not yet", title="Spaces in preparation")
+    preparing, present = with_servers(var, read)
+    table = grid("space", "encoder", "buckets", "workers", "not yet", title="Spaces in preparation")
     rows = []
     for entry in preparing:
         ready = [w.consumer for w in present if entry.space_id in w.spaces]
@@ -101,12 +88,7 @@ def show(var: Path, as_json: bool) -> None:
 def clear(var: Path, space_id: str) -> None:
     """Pushes no longer go to this space, unless a scene serves it by now."""
 
-    async def run(url: str) -> None:
-        async with clients(_settings(url)) as (table, _):
-            await Rollovers(table).clear(space_id)
-
-    with shelf(var, reuse=True) as url:
-        asyncio.run(run(url))
+    with_redis(var, lambda redis: Rollovers(redis).clear(space_id))
     print(f"space {space_id} is not in preparation any more")
 
 
@@ -131,29 +113,25 @@ def run_backfill(
     encoder = Encoder.open(uri, digest, buckets=buckets or DEFAULT_BUCKETS)
     root = offline or str((var / "offline").resolve())
 
-    async def run(url: str) -> BackfillReport:
-        async with clients(_settings(url)) as (table, stream):
-            if following:
-                await begin_rollover(table, stream, encoder, uri, wait_s)
-            watermark = await Ingest(stream, EncoderSettings()).watermark(await Store(table).high_water())
-            catalogue = await asyncio.to_thread(load_catalogue, data)
-            with stage(
-                console, f"Encoding {len(catalogue):,} items into space {encoder.space.id}"
-            ) as advance:
-                return await backfill(
-                    (catalogue.item(row) for row in range(len(catalogue))),
-                    encoder,
-                    Store(table),
-                    stream,
-                    root,
-                    batch_size=batch_size,
-                    resume=not restart,
-                    watermark=watermark,
-                    progress=lambda report: advance(report.items, len(catalogue)),
-                )
+    async def run(table: Server, stream: Server) -> BackfillReport:
+        if following:
+            await begin_rollover(table, stream, encoder, uri, wait_s)
+        watermark = await Ingest(stream, EncoderSettings()).watermark(await Store(table).high_water())
+        catalogue = await asyncio.to_thread(load_catalogue, data)
+        with stage(console, f"Encoding {len(catalogue):,} items into space {encoder.space.id}") as advance:
+            return await backfill(
+                (catalogue.item(row) for row in range(len(catalogue))),
+                encoder,
+                Store(table),
+                stream,
+                root,
+                batch_size=batch_size,
+                resume=not restart,
+                watermark=watermark,
+                progress=lambda report: advance(report.items, len(catalogue)),
+            )
 
-    with shelf(var, reuse=True) as url:
-        report = asyncio.run(run(url))
+    report = with_servers(var, run)
     if as_json:
         print(json.dumps(asdict(report)))
         return

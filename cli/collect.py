@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cli.generations import with_redis
 from cli.progress import stage
+from cli.shelf import with_redis
 from param_server.collection import Collected, collect, plan_collection
 from param_server.collection_plan import Kept, Plan
 from param_server.connection import connect

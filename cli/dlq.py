@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
-from rich.table import Table
 
+from cli.grid import grid
 from cli.progress import stage
-from cli.shelf import shelf
+from cli.shelf import with_servers
 from contracts.errors import Conflict, InvalidInput, NotFound, Overloaded, shown
-from param_server.settings import StoreSettings
+from param_server.server import Server
 from param_server.store import Store
-from realtime_infer.clients import clients
 from realtime_infer.dead_letters import DeadLetter, DeadLetters
 from realtime_infer.ingest import Ingest
 from realtime_infer.settings import EncoderSettings
@@ -29,19 +27,11 @@ T = TypeVar("T")
 Chosen = tuple[list[str], str | None, list[str]]  # names, or an error code and items; nothing: all
 
 
-@contextlib.asynccontextmanager
-async def _letters(url: str) -> AsyncIterator[DeadLetters]:
-    async with clients(StoreSettings().model_copy(update={"redis_url": url})) as (table, stream):
-        yield DeadLetters(stream, Ingest(stream, EncoderSettings()), Store(table))
-
-
 def _ask(var: Path, act: Callable[[DeadLetters], Awaitable[T]]) -> T:
-    async def run(url: str) -> T:
-        async with _letters(url) as letters:
-            return await act(letters)
+    async def run(table: Server, stream: Server) -> T:
+        return await act(DeadLetters(stream, Ingest(stream, EncoderSettings()), Store(table)))
 
-    with shelf(var, reuse=True) as url:
-        return asyncio.run(run(url))
+    return with_servers(var, run)
 
 
 def print_letters(var: Path, code: str | None, items: list[str], limit: int, as_json: bool) -> None:
@@ -50,7 +40,7 @@ def print_letters(var: Path, code: str | None, items: list[str], limit: int, as_
     if as_json:
         print(json.dumps([asdict(letter) for letter in found]))
         return
-    table = Table("letter", "item", "died", "bytes", "code", "reason", title=f"{len(found):,} dead letters")
+    table = grid("letter", "item", "died", "bytes", "code", "reason", title=f"{len(found):,} dead letters")
     for letter in found:
         item = "–" if letter.item_id is None else shown(letter.item_id)
         size = f"{letter.payload_bytes:,}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
@@ -14,14 +14,11 @@ from rich.console import Console
 
 from cli.progress import stage
 from cli.settings import ClientSettings
-from cli.shelf import shelf
+from cli.shelf import with_redis
 from contracts.errors import InvalidInput, Overloaded
 from contracts.events import MAX_EVENTS, Appended, Event
 from param_server.behaviour_import import import_interactions
 from param_server.behaviours import DEFAULT_BEHAVIOURS, Behaviours
-from param_server.connection import connect
-from param_server.server import Server
-from param_server.settings import StoreSettings
 from serving.client import HttpClient
 
 T = TypeVar("T")
@@ -55,7 +52,7 @@ def forget(url: str, user_id: str) -> None:
 
 def show(var: Path, user_id: str, as_json: bool) -> None:
     """The stored behaviours of a user, newest last."""
-    (history,) = _on_shelf(var, lambda redis: Behaviours(redis).read([user_id]))
+    (history,) = with_redis(var, lambda redis: Behaviours(redis).read([user_id]))
     if as_json:
         print(json.dumps({"user_id": user_id, "behaviours": [asdict(b) for b in history]}))
         return
@@ -69,7 +66,7 @@ def import_file(var: Path, path: Path, most: int | None) -> None:
     parquet = path / "interactions.parquet" if path.is_dir() else path
     console = Console(stderr=True)
     with stage(console, f"Importing {parquet}") as advance:
-        done = _on_shelf(
+        done = with_redis(
             var,
             lambda redis: import_interactions(
                 Behaviours(redis, DEFAULT_BEHAVIOURS if most is None else most),
@@ -79,15 +76,6 @@ def import_file(var: Path, path: Path, most: int | None) -> None:
             ),
         )
     print(json.dumps({"rows": done.rows, "resumed": done.resumed, **asdict(done.found)}))
-
-
-def _on_shelf(var: Path, ask: Callable[[Server], Awaitable[T]]) -> T:
-    async def run(url: str) -> T:
-        async with connect(url, StoreSettings()) as redis:
-            return await ask(redis)
-
-    with shelf(var, reuse=True) as url:
-        return asyncio.run(run(url))
 
 
 def _batches(lines: Iterable[bytes], name: str) -> Iterator[list[Event]]:

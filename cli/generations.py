@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import pwd
@@ -18,35 +17,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cli.grid import grid
 from cli.progress import stage
-from cli.shelf import shelf
+from cli.shelf import with_redis
 from contracts.errors import InvalidInput, NotFound
 from param_server.activation import Checked, activate_checked, canary_checked, check_generation
 from param_server.activation_log import GateResult, LogLine, Trace, read_log
-from param_server.connection import connect
 from param_server.coverage import coverage, live_catalogue
 from param_server.generation_facts import Difference, differences, facts_of
 from param_server.generations import Generations
 from param_server.scene_pointer import ScenePointer
 from param_server.server import Server
-from param_server.settings import GenerationSettings, StoreSettings
+from param_server.settings import GenerationSettings
 
 T = TypeVar("T")
 _SHOWN = 60  # characters of a value
-
-
-def with_redis(var: Path, act: Callable[[Server], Awaitable[T]]) -> T:
-    """What `act` gives for a client of the shelf's server."""
-
-    async def run(url: str) -> T:
-        redis = connect(url, StoreSettings())
-        try:
-            return await act(redis)
-        finally:
-            await redis.aclose()
-
-    with shelf(var, reuse=True) as url:
-        return asyncio.run(run(url))
 
 
 def limits(
@@ -94,8 +79,7 @@ def print_generations(var: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows))
         return
-    table = Table()
-    for name in (
+    table = grid(
         "generation",
         "created",
         "space",
@@ -105,8 +89,7 @@ def print_generations(var: Path, as_json: bool) -> None:
         "serves",
         "tried by",
         "roll back in",
-    ):
-        table.add_column(name, overflow="fold")
+    )
     for row in rows:
         row["created_ms"] = _when(row["created_ms"])
         row["canary_of"] = [f"{share:.3g} of {s}" for s, share in row["canary_of"].items()]

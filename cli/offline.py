@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,14 +12,14 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from cli.grid import grid
 from cli.progress import stage
-from cli.shelf import shelf
+from cli.shelf import with_servers
 from contracts.errors import Conflict, InvalidInput, NotFound
 from param_server.compaction import CompactionReport, compact
-from param_server.connection import connect, redis_errors
+from param_server.connection import redis_errors
 from param_server.offline import OfflineTable
 from param_server.server import Server
-from param_server.settings import StoreSettings
 from param_server.stream_id import START, StreamId
 from param_server.window_stream import window_stream
 from realtime_infer.offline_check import KINDS, OfflineCheck, check_offline, holes
@@ -75,11 +73,11 @@ def print_state(var: Path, root: str | None, as_json: bool) -> None:
     async def read(_: Server, stream: Server) -> list[OfflineState]:
         return [await _state(table, stream, space_id) for space_id in space_ids(table, None)]
 
-    states = _with_servers(var, read)
+    states = with_servers(var, read)
     if as_json:
         print(json.dumps({"root": table.files.root, "spaces": [asdict(state) for state in states]}))
         return
-    view = Table("space", "files", "compacted", "rows", "bytes", "written up to", "lag", "holes")
+    view = grid("space", "files", "compacted", "rows", "bytes", "written up to", "lag", "holes")
     for state in states:
         view.add_row(
             state.space,
@@ -135,7 +133,7 @@ def verify(var: Path, root: str | None, space: str | None, sample: int | None, a
                 )
         return checks
 
-    checks = _with_servers(var, run)
+    checks = with_servers(var, run)
     if as_json:
         print(json.dumps({"spaces": [{**asdict(check), "agrees": check.agrees} for check in checks]}))
     for check in [] if as_json else checks:
@@ -146,7 +144,7 @@ def verify(var: Path, root: str | None, space: str | None, sample: int | None, a
             such = ", ".join(check.examples.get(kind, [])[:3])
             view.add_row(kind.replace("_", " "), f"{getattr(check, kind):,}", such)
         view.add_row("holes", str(len(check.holes)), ", ".join(check.holes[:3]))
-        Console().print(view)
+        Console(markup=False).print(view)
     if wrong := [check.space_id for check in checks if not check.agrees]:
         raise Conflict(f"the offline table differs from the serving table in space {', '.join(wrong)}")
 
@@ -180,22 +178,3 @@ def _said(report: CompactionReport) -> str:
         f"{report.space_id}: {report.replaced:,} of {report.files:,} files became {report.written:,} with "
         f"{report.rows:,} rows; {report.duplicates:,} duplicates and {report.outdated:,} old versions went"
     )
-
-
-def _with_servers(var: Path, act: Callable[[Server, Server], Awaitable[T]]) -> T:
-    """act: takes clients of the table's and of the stream's server."""
-    settings = StoreSettings()
-
-    async def run(url: str) -> T:
-        async with AsyncExitStack() as closing:
-            table = connect(url, settings)
-            closing.push_async_callback(table.aclose)
-            if settings.stream_url is not None:
-                stream = connect(settings.stream_url, settings, "stream_url")
-                closing.push_async_callback(stream.aclose)
-            else:
-                stream = table
-            return await act(table, stream)
-
-    with shelf(var, reuse=True) as url:
-        return asyncio.run(run(url))

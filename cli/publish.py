@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cli.generations import this_user, with_redis
+from cli.generations import this_user
 from cli.progress import stage
+from cli.shelf import with_redis
 from contracts.bundle import open_bundle
 from contracts.bundle import publish as copy_bundle
 from contracts.errors import Conflict, InvalidInput

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
-from param_server.connection import answers
+from param_server.connection import answers, connect
 from param_server.embedded import EmbeddedServer
+from param_server.server import Server
 from param_server.settings import StoreSettings
+from realtime_infer.clients import clients
 
+T = TypeVar("T")
 ENDPOINTS_FILE = "endpoints.json"
 
 
@@ -49,3 +53,29 @@ def shelf(var: Path, *, reuse: bool = False) -> Iterator[str]:
         return
     with EmbeddedServer.start(var / "valkey") as server:
         yield server.url
+
+
+def with_redis(var: Path, act: Callable[[Server], Awaitable[T]]) -> T:
+    """What `act` gives for a client of the shelf's server."""
+
+    async def run(url: str) -> T:
+        redis = connect(url, StoreSettings())
+        try:
+            return await act(redis)
+        finally:
+            await redis.aclose()
+
+    with shelf(var, reuse=True) as url:
+        return asyncio.run(run(url))
+
+
+def with_servers(var: Path, act: Callable[[Server, Server], Awaitable[T]]) -> T:
+    """What `act` gives for clients of the table's and of the stream's server."""
+
+    async def run(url: str) -> T:
+        both = {"redis_url": url, "stream_url": stream_url(var)}
+        async with clients(StoreSettings().model_copy(update=both)) as (table, stream):
+            return await act(table, stream)
+
+    with shelf(var, reuse=True) as url:
+        return asyncio.run(run(url))

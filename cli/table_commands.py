@@ -1,4 +1,5 @@
-"""The words of `repcenter table` and `plan-memory`; what they do is in cli.table and cli.plan_memory."""
+"""The words of `repcenter table` and `plan-memory`; what they do is in cli.table, cli.table_load and
+cli.plan_memory."""
 
 from __future__ import annotations
 
@@ -78,7 +79,7 @@ def load(
     json: Json = False,
 ) -> None:
     """Parquet into the tables, resumed where it stopped; a newer record always stays."""
-    from cli.table import load_offline, load_table, load_vectors
+    from cli.table_load import load_offline, load_table, load_vectors
 
     if sum(given is not None for given in (path, vectors, source)) != 1:
         raise typer.BadParameter("name either a file of records, --vectors or --from offline")

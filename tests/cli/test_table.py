@@ -24,12 +24,12 @@ ROOT = Path(__file__).parent.parent.parent
 COUNT = 300
 
 
-def run(var: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run(var: Path, *words: str, columns: int = 200) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("REPCENTER_")}
     return subprocess.run(
         [sys.executable, "-m", "cli.main", "table", *words, "--var", str(var)],
         cwd=ROOT,
-        env=environment | {"COLUMNS": "200"},
+        env=environment | {"COLUMNS": str(columns)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -200,3 +200,22 @@ def plan(*words: str) -> subprocess.CompletedProcess[str]:
         timeout=100,
         check=False,
     )
+
+
+def test_what_is_copied_is_whole_and_what_users_named_is_no_markup(var: Path, tmp_path: Path) -> None:
+    """In a terminal of 80 columns."""
+    odd = "[/red] [bold]x"
+    values = np.ones((1, 8), np.float32).tolist()
+    pq.write_table(
+        pa.table({"item_id": [odd], "text": pa.array(values, pa.list_(pa.float32()))}), tmp_path / "v"
+    )
+    loaded = answer(var, "load", "--vectors", str(tmp_path / "v"), "--name", "clip")
+    assert odd in run(var, "get", odd).stdout
+    assert loaded["name"] in run(var, "inspect", columns=80).stdout
+    exported = answer(var, "export", str(tmp_path / "out.parquet"))
+    assert exported["records"] == 1
+    with RecordFileWriter(tmp_path / "none.parquet", RecordFiles.open(tmp_path / "out.parquet").space):
+        pass
+    differs = run(var, "verify", str(tmp_path / "none.parquet"))
+    assert differs.returncode == 1
+    assert odd in differs.stdout

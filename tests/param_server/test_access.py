@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from redis.asyncio import Redis
 
-from cli import events, table
+from cli import events, table, table_load
 from cli.generations import print_generations
 from contracts.codec import ID_INT8
 from contracts.errors import InvalidInput, NotPermitted, Unavailable
@@ -178,15 +178,15 @@ def test_an_admin_loads_looks_exports_and_compares(
         monkeypatch.setenv("REPCENTER_REDIS_URL", url_of(servers.tables, "admin"))
         monkeypatch.setenv("REPCENTER_STREAM_URL", url_of(servers.streams, "admin"))
         for _ in range(2):  # the second one resumes and repairs
-            table.load_vectors(var, vectors, "clip", "1", "int8", [], None, None, False, True)
-        table.load_table(var, rows, "rows-1", False, True)
+            table_load.load_vectors(var, vectors, "clip", "1", "int8", [], None, None, False, True)
+        table_load.load_table(var, rows, "rows-1", False, True)
         table.print_tables(var, True, True)
         table.print_item(var, "i3", None, None, True)
         table.export_table(var, records, None, None, True)
         table.export_table(var, exported, None, "rows-1", True)
         table.verify_table(var, records, None, None, True)
         table.verify_table(var, exported, "rows-1", None, True)
-        table.load_table(var, records, None, True, True)
+        table_load.load_table(var, records, None, True, True)
         print_generations(var, True)
         events.import_file(var, log, None)
         events.show(var, "u", True)
