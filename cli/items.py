@@ -14,15 +14,12 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from cli.progress import stage
 from cli.settings import ClientSettings
-from contracts.errors import InvalidInput, NotFound, Overloaded, TooLarge
+from contracts.errors import InvalidInput, NotFound
 from contracts.items import AttributeValue, Item
 from contracts.request import Behaviour, ScoreRequest
 from serving.client import HttpClient, ItemStatus
 
-_CONCURRENT_PUSHES = 8
-_SHOWN_FAILURES = 20
 _POLL_S = 0.02
 T = TypeVar("T")
 
@@ -125,53 +122,6 @@ def _query(path: Path) -> dict[str, list[float]]:
     if not isinstance(document, dict) or not all(isinstance(v, list) for v in document.values()):
         raise InvalidInput("--query-file", str(path), "must hold an object of lists of numbers")
     return document
-
-
-def push_file(url: str, path: Path) -> None:
-    """Push every item of items.parquet, a few at a time; InvalidInput at the end where some were refused."""
-    from training.data.catalogue import load_catalogue
-
-    directory = path if path.is_dir() else path.parent
-    if not path.is_dir() and path.name != "items.parquet":
-        raise InvalidInput("items", str(path), "must be items.parquet or the directory that holds it")
-    catalogue = load_catalogue(directory)
-    console = Console()
-
-    async def push_all(client: HttpClient) -> list[str]:
-        rows, failed = iter(range(len(catalogue))), list[str]()
-        done = 0
-
-        async def pusher() -> None:
-            nonlocal done
-            for row in rows:
-                try:
-                    await _push_patiently(client, catalogue.item(row))
-                except (InvalidInput, TooLarge) as error:
-                    failed.append(f"{catalogue.item_ids[row]}: {error}")
-                done += 1
-                advance(done, len(catalogue))
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_CONCURRENT_PUSHES):
-                group.create_task(pusher())
-        return failed
-
-    with stage(console, f"Pushing {len(catalogue):,} items to {url}") as advance:
-        failed = _ask(url, push_all)
-    for reason in failed[:_SHOWN_FAILURES]:
-        console.print(reason, markup=False)
-    if failed:
-        raise InvalidInput("items", len(failed), f"could not be pushed, of {len(catalogue)}")
-
-
-async def _push_patiently(client: HttpClient, item: Item) -> None:
-    """Again and again while the door says that its backlog is full."""
-    while True:
-        try:
-            await client.push(item)
-            return
-        except Overloaded as error:
-            await asyncio.sleep(error.retry_after_s)
 
 
 def print_status(url: str, item_id: str) -> None:

@@ -179,15 +179,33 @@ def push(
         list[str] | None, typer.Option("--attribute", "-a", help="name=value; repeat.")
     ] = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait until it is scoreable.")] = 10.0,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Of a file: uploads at a time.")] = 4,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Of a file: seconds without progress before it gives up.")
+    ] = 120.0,
+    ledger: Annotated[
+        Path | None, typer.Option(help="Of a file: where to note how far it is; beside it if absent.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Of a file: forget an earlier run.")] = False,
+    json: Json = False,
     url: Door = DOOR_URL,
 ) -> None:
-    """Push new or changed items through the write door."""
-    from cli.items import push_file, push_one
+    """Push new or changed items through the write door. A file goes on where an earlier run was stopped."""
+    from cli.items import push_one
+    from cli.push import push_file
 
     if (items is None) == (item_id is None):
         raise typer.BadParameter("name either a file of items or one item with --id")
     if items is not None:
-        push_file(url, items)
+        push_file(
+            url,
+            items,
+            concurrency=concurrency,
+            patience_s=patience,
+            ledger=ledger,
+            restart=restart,
+            as_json=json,
+        )
     elif item_id is not None:
         push_one(url, item_id, title, image, attribute or [], wait)
 

@@ -8,7 +8,7 @@ from typing import Self
 import httpx
 import orjson
 
-from contracts.errors import DeadlineExceeded, Unavailable
+from contracts.errors import DeadlineExceeded, RepcenterError, Unavailable
 from contracts.events import Appended, Event, Forgotten
 from contracts.items import Item
 from contracts.listing import GenerationInfo, GenerationList, SceneInfo
@@ -16,7 +16,7 @@ from contracts.request import ScoreRequest
 from contracts.scores import Scores
 from serving.client.credentials import Credentials
 from serving.client.errors import http_error
-from serving.client.items import ItemStatus, Receipt, item_body, item_path
+from serving.client.items import ItemStatus, Receipt, item_body, item_path, read_outcomes
 from serving.client.scores import read_scores, score_body
 
 DEFAULT_DEADLINE_S = 5.0
@@ -72,6 +72,19 @@ class HttpClient:
         """Push a new or changed item; it is on disk when this returns."""
         receipt = orjson.loads(await self._call("POST", "/v1/items", item_body(item)))
         return Receipt(receipt["item_id"], receipt["sequence"])
+
+    async def push_many(
+        self, items: Sequence[Item], keys: Sequence[str] | None = None, *, timeout_s: float = 120.0
+    ) -> list[Receipt | RepcenterError]:
+        """Push items in one upload -> a receipt or an error of each. keys: for idempotency, of each.
+
+        timeout_s: long, since a door whose backlog is full lets it wait. Raises where the upload failed
+        as a whole.
+        """
+        given = [None] * len(items) if keys is None else keys
+        body = b"\n".join(item_body(item, key) for item, key in zip(items, given, strict=True))
+        answer = await self._call("POST", "/v1/items", body, timeout_s, kind="application/x-ndjson")
+        return read_outcomes(answer, len(items))
 
     async def delete(self, item_id: str) -> Receipt:
         receipt = orjson.loads(await self._call("DELETE", item_path(item_id)))

@@ -8,17 +8,21 @@ from urllib.parse import quote
 
 import orjson
 
+from contracts.errors import RepcenterError, Unavailable
 from contracts.items import Item
+from contracts.problem import error_of
 from contracts.rpc.columns import column_messages
 from contracts.rpc.v1 import repcenter_pb2 as pb
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """An accepted push or deletion. sequence: as given by the write door."""
+    """An accepted push or deletion. sequence: as given by the write door; replayed: its idempotency key was
+    known, and this is the receipt of the push that came with it first."""
 
     item_id: str
     sequence: int
+    replayed: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,8 @@ class ItemStatus:
     updated_ms: int
 
 
-def item_body(item: Item) -> bytes:
-    """The JSON of POST /v1/items."""
+def item_body(item: Item, key: str | None = None) -> bytes:
+    """The JSON of POST /v1/items. key: for idempotency."""
     return orjson.dumps(
         {
             "item_id": item.item_id,
@@ -42,8 +46,24 @@ def item_body(item: Item) -> bytes:
             "attributes": dict(item.attributes),
             "image": None if item.image is None else base64.b64encode(item.image).decode(),
             **({} if item.image_url is None else {"image_url": item.image_url}),
+            **({} if key is None else {"idempotency_key": key}),
         }
     )
+
+
+def read_outcomes(body: bytes, count: int) -> list[Receipt | RepcenterError]:
+    """The answer to an upload of so many items; Unavailable where it was cut off."""
+    *lines, last = [orjson.loads(line) for line in body.splitlines()] or [{}]
+    if "problem" in last and "accepted" in last:
+        raise error_of(last["problem"])
+    if "accepted" not in last or len(lines) != count:
+        raise Unavailable(f"the door answered {len(lines)} of {count} items")
+    return [
+        error_of(line["problem"], line["problem"].get("retry_after_s"))
+        if "problem" in line
+        else Receipt(line["item_id"], line["sequence"], line.get("replayed", False))
+        for line in lines
+    ]
 
 
 def item_path(item_id: str) -> str:
