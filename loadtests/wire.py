@@ -61,10 +61,7 @@ class HttpWire:
     async def call(self, payload: bytes) -> Answer:
         writer: asyncio.StreamWriter | None = None
         try:
-            if self._idle:
-                reader, writer = self._idle.pop()
-            else:
-                reader, writer = await asyncio.open_connection(self._host, self._port)
+            reader, writer = await self._connection()
             writer.write(b"%bContent-Length: %d\r\n\r\n%b" % (self._head, len(payload), payload))
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             at = head.index(b"content-length:") + 15
@@ -76,6 +73,14 @@ class HttpWire:
         self._idle.append((reader, writer))
         status = int(head[9:12])
         return Answer(_HTTP_NAMES.get(status, str(status)), body)
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()  # the server has closed it meanwhile
+        return await asyncio.open_connection(self._host, self._port)
 
     async def close(self) -> None:
         for _, writer in self._idle:

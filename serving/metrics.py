@@ -87,6 +87,11 @@ class Metrics:
         self.rows_in_flight = Gauge(
             "repcenter_rows_in_flight", "Admitted rows not yet answered.", registry=self.registry
         )
+        self.predicted_wait = Gauge(
+            "repcenter_predicted_wait_seconds",
+            "What a request that came now would wait for a worker.",
+            registry=self.registry,
+        )
         self.ready = Gauge(
             "repcenter_ready", "1 while every scene is loaded and the store answers.", registry=self.registry
         )

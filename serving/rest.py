@@ -79,7 +79,9 @@ def create_rest(
         began = time.perf_counter()
         outcome = "internal"
         try:
-            body = parse_score_body(await read_body(request, max_body_bytes))
+            data = await read_body(request, max_body_bytes)
+            scorer.admission.check()  # a refusal costs no parsing
+            body = parse_score_body(data)
             deadline_s = None if body.deadline_ms is None else body.deadline_ms / 1e3
             scores = await while_connected(request, scorer.score(body.request(), deadline_s, body.generation))
             outcome = "ok"

@@ -42,6 +42,7 @@ class ScorerService(pb_grpc.ScorerServicer):
         began = time.perf_counter()
         outcome = "internal"
         try:
+            self._scorer.admission.check()  # a refusal costs no conversion
             remaining = context.time_remaining()
             scores = await self._scorer.score(
                 score_request(request),

@@ -61,9 +61,10 @@ class Scorer:
         self._live = live
         self._default_deadline_s = settings.default_deadline_ms / 1e3
         self._metrics = metrics
-        self.admission = Admission(settings.max_concurrent_rows)
+        self.admission = Admission(settings.max_concurrent_rows, settings.workers, settings.max_wait_ms / 1e3)
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="score")
         metrics.rows_in_flight.set_function(lambda: self.admission.in_flight)
+        metrics.predicted_wait.set_function(lambda: self.admission.wait_s)
 
     def close(self) -> None:
         """Let running graphs end; nothing new is computed."""
@@ -80,10 +81,12 @@ class Scorer:
         began = time.perf_counter()
         now_ms = time.time_ns() // 1_000_000
         limit_s = self._default_deadline_s if deadline_s is None else max(0.0, deadline_s)
+        self.admission.check()
         check_request(request)
         rows = len(request.candidates) + len(request.behaviours)
         self.admission.enter(rows)
         work: Future[_Computed] | None = None
+        run_s: float | None = None
         task = asyncio.current_task()
         try:
             if request.request_id is None:
@@ -91,6 +94,9 @@ class Scorer:
             loaded = self._live.pin(request.scene, generation, request)
             if not request.candidates:
                 return _empty(request, loaded, began)
+            predicted_s = loaded.run_time.predict(len(request.candidates), self._history(request, loaded))
+            self.admission.begin(predicted_s, began + limit_s - time.perf_counter())
+            run_s = predicted_s
             async with asyncio.timeout(limit_s):
                 asked_at = time.perf_counter()
                 request, stored = await with_stored(self._behaviours, request, loaded.schema.history_length)
@@ -109,7 +115,9 @@ class Scorer:
         except TimeoutError as error:
             raise DeadlineExceeded(f"{limit_s * 1e3:.0f} ms were not enough") from error
         finally:
-            self._leave(rows, work)
+            self._leave(rows, run_s, work)
+        shape = len(request.candidates), assembled.behaviours.shape[1]
+        loaded.run_time.observe(*shape, computed.assemble_s + computed.run_s)
         scores, statuses, completeness = _mark(loaded, assembled, fetched, computed.scores)
         if stored:
             completeness = replace(completeness, behaviours_source="stored")
@@ -136,12 +144,24 @@ class Scorer:
             observe(Scored(request, now_ms, loaded, assembled, fetched, result))
         return result
 
-    def _leave(self, rows: int, work: Future[_Computed] | None) -> None:
-        """A run that its caller no longer waits for holds its rows until it ends."""
-        if work is None:
+    def _history(self, request: ScoreRequest, loaded: LoadedGeneration) -> int:
+        """Behaviours that the graph will read; the most there can be where the store is asked first."""
+        most = loaded.schema.history_length
+        stored = self._behaviours is not None and request.user_id is not None and not request.behaviours
+        return most if stored else max(1, min(len(request.behaviours), most))
+
+    def _leave(self, rows: int, run_s: float | None, work: Future[_Computed] | None) -> None:
+        """A run that its caller no longer waits for holds its rows and its time until it ends."""
+
+        def leave(_: Future[_Computed] | None) -> None:
             self.admission.leave(rows)
+            if run_s is not None:
+                self.admission.end(run_s)
+
+        if work is None:
+            leave(None)
         else:
-            work.add_done_callback(lambda _: self.admission.leave(rows))
+            work.add_done_callback(leave)
 
 
 def _compute(

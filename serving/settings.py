@@ -52,6 +52,13 @@ class ScorerSettings(BaseSettings):
         description="Candidates plus behaviours in flight. More is refused with 429 so that admitted "
         "requests stay fast.",
     )
+    max_wait_ms: float = Field(
+        default=250,
+        gt=0,
+        le=60_000,
+        description="Longest predicted wait for a worker. While it is longer, requests are refused with 429 "
+        "before they are read; less keeps the slowest answers faster and refuses bursts sooner.",
+    )
     stored_behaviours: bool = Field(
         default=True,
         description="Read the stored behaviours of a user whom a request names without giving behaviours: "

@@ -15,6 +15,7 @@ from contracts.request import Behaviour, ScoreRequest
 from serving.app import RunningScorer
 from serving.batcher import Admission
 from serving.client import GrpcClient, HttpClient, score_message
+from serving.run_time import RunTime
 from tests.serving.conftest import World, until
 
 REQUEST = ScoreRequest(["item-1", "item-2"], [Behaviour("item-3")])
@@ -29,6 +30,72 @@ def test_admission_counts_rows() -> None:
     admission.enter(40)
     admission.leave(60)
     assert admission.in_flight == 40
+
+
+def test_a_run_is_admitted_where_it_meets_its_deadline() -> None:
+    admission = Admission(100, workers=2, max_wait_s=1.0)
+    admission.begin(5.0, left_s=0.1)  # nobody is before it: tried, whatever is predicted
+    assert admission.wait_s == 2.5
+    with pytest.raises(
+        Overloaded, match="2500 ms of waiting and 1000 ms of work exceed the deadline in 3000 ms"
+    ):
+        admission.begin(1.0, left_s=3.0)
+    admission.begin(0.4, left_s=3.0)
+    with pytest.raises(Overloaded, match="requests wait 2700 ms, the limit is 1000 ms"):
+        admission.check()
+    admission.end(5.0)
+    admission.check()
+    admission.end(0.4)
+    assert admission.wait_s == 0
+
+
+def test_run_time_is_a_line_over_size() -> None:
+    learned = RunTime()
+    assert learned.predict(100, 64) == 0
+    learned.observe(100, 64, 0.002)
+    assert learned.predict(100, 64) == pytest.approx(0.002)
+    assert learned.predict(200, 64) == pytest.approx(0.004)
+    for n, t in [(10, 4), (100, 64), (500, 64), (1_000, 0)] * 50:
+        learned.observe(n, t, 0.001 + 1e-7 * n * (1 + t))
+    assert learned.predict(300, 64) == pytest.approx(0.001 + 1e-7 * 300 * 65, rel=0.02)
+    assert learned.predict(1, 0) == pytest.approx(0.001, rel=0.05)
+    for _ in range(300):
+        learned.observe(500, 64, 0.01)  # the machine is slower now
+    assert learned.predict(500, 64) == pytest.approx(0.01, rel=0.05)
+
+
+def test_run_time_never_predicts_less_for_more() -> None:
+    learned = RunTime()
+    for n, seconds in [(1, 0.005), (1_000, 0.001)] * 20:
+        learned.observe(n, 10, seconds)
+    assert 0 < learned.predict(1, 1) <= learned.predict(2_000, 1_000)
+
+
+async def test_a_long_wait_refuses_before_a_body_is_read(running: RunningScorer) -> None:
+    """What is no request at all gets 429 too: it was not looked at."""
+    running.scorer.admission.begin(60.0, left_s=60.0)
+    async with HttpClient(running.http_url) as http, GrpcClient(running.grpc_target) as rpc:
+        for client in (http, rpc):
+            with pytest.raises(Overloaded, match="requests wait 60000 ms, the limit is 250 ms"):
+                await client.score(REQUEST)
+        async with httpx.AsyncClient(base_url=running.http_url) as raw:
+            assert (await raw.post("/v1/score", content=b"{")).status_code == 429
+            assert "repcenter_predicted_wait_seconds 60.0" in (await raw.get("/metrics")).text
+        running.scorer.admission.end(60.0)
+        for client in (http, rpc):
+            assert (await client.score(REQUEST)).status_names() == ["ok", "ok"]
+    assert running.scorer.admission.wait_s == 0
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_at_once(running: RunningScorer) -> None:
+    running.scorer.admission.begin(0.2, left_s=1.0)
+    async with HttpClient(running.http_url) as http, GrpcClient(running.grpc_target) as rpc:
+        for client in (http, rpc):
+            with pytest.raises(Overloaded, match="exceed the deadline in"):
+                await client.score(REQUEST, deadline_s=0.19)
+            assert running.scorer.admission.in_flight == 0
+            assert (await client.score(REQUEST, deadline_s=5)).status_names() == ["ok", "ok"]
+    assert running.scorer.admission.wait_s == pytest.approx(0.2)
 
 
 async def test_too_many_rows_are_429_with_retry_after(running: RunningScorer) -> None:
