@@ -1,7 +1,8 @@
-"""What `make check` says of imports, and what a serving-only install needs: no torch."""
+"""Imports look down only, a serving-only install needs no torch, ARCHITECTURE.md names the files."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,23 @@ def test_help_works_without_torch() -> None:
     )
     assert answer.returncode == 0, answer.stderr
     assert "score" in answer.stdout
+
+
+@pytest.mark.parametrize("room", ["param_server", "realtime_infer"])
+def test_every_file_of_a_room_is_in_architecture(room: str) -> None:
+    named = set(re.findall(r"`(?:[a-z_]+/)*([a-z_]+\.py)`", (ROOT / "ARCHITECTURE.md").read_text()))
+    files = {path.name for path in (ROOT / room).glob("*.py")} - {"__init__.py"}
+    assert files - named == set()
+
+
+def test_architecture_names_no_file_that_is_gone() -> None:
+    named = set(re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", (ROOT / "ARCHITECTURE.md").read_text()))
+    there = {str(path.relative_to(ROOT)) for path in ROOT.glob("[a-z]*/**/*.py")}
+    assert [
+        name for name in sorted(named) if not any(f"/{path}".endswith(f"/{name}") for path in there)
+    ] == []
+
+
+def test_no_two_decisions_share_a_number() -> None:
+    numbers = [path.name[:4] for path in (ROOT / "docs" / "adr").glob("*.md")]
+    assert sorted(numbers) == sorted(set(numbers))
