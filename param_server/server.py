@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.crc import key_slot
 
 from param_server.cluster import Cluster
 from param_server.commands import Commands, Replies, commands, send_to
 from param_server.link import Link, link_of
 from param_server.round_trip import raise_error
+from param_server.slot_map import Address
 
 Server = Redis | Cluster
 
@@ -31,11 +33,32 @@ async def try_send(server: Server, given: Commands) -> list[Any]:
     return (await send_to(server, given)).values
 
 
+def home(server: Server, key: bytes) -> Address | None:
+    """The node of a key as it is known now; None of one server."""
+    return server.slots.owner(key_slot(key)) if isinstance(server, Cluster) else None
+
+
+def failed_over(server: Server, before: Address | None) -> bool:
+    """Whether the node that was a key's home holds nothing any more: who took its place may lack its last
+    moments. A slot that moved leaves others behind."""
+    if before is None or not isinstance(server, Cluster):
+        return False
+    return before not in server.slots.slots_of_primaries()
+
+
 async def primaries(server: Server) -> dict[str, Redis]:
     """The servers that hold rows, by address: what is asked of a server as a whole is asked of each."""
     if isinstance(server, Cluster):
         return {f"{host}:{port}": node for (host, port), node in (await server.primaries()).items()}
     return {"": server}
+
+
+def replicas(server: Server) -> dict[str, Redis]:
+    """Those of a cluster's primaries, by address, as they are known now; of one server none."""
+    if not isinstance(server, Cluster):
+        return {}
+    known = [address for of_one in server.slots.replicas.values() for address in of_one]
+    return {f"{host}:{port}": server.node((host, port)) for host, port in known}
 
 
 def links(server: Server) -> list[Link]:

@@ -12,7 +12,8 @@ from contracts.errors import NotPermitted, Unavailable
 from contracts.items import MAX_ID_BYTES
 from contracts.space import ROWS_PER_BUCKET
 from param_server.connection import redis_errors
-from param_server.server import Server, primaries
+from param_server.server import Server, primaries, replicas
+from param_server.slot_map import LOST
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +86,17 @@ async def check_durable(server: Server) -> Durability:
     """How a write becomes durable before it is acknowledged.
 
     "always": each write is on disk before its reply (appendfsync always). "waitaof": appendfsync
-    everysec and WAITAOF, to be sent on the connection of the write. Raises Unavailable with the
+    everysec and WAITAOF, to be sent on the connection of the write. Every primary of a cluster is asked, and
+    its replicas, which may take over; one that does not answer is passed over. Raises Unavailable with the
     command that fixes it.
     """
     async with redis_errors("read the persistence settings"):
         found = [await _durability(address, redis) for address, redis in (await primaries(server)).items()]
+        for address, redis in replicas(server).items():
+            try:
+                found.append(await _durability(address, redis))
+            except LOST as error:
+                log.warning("%s: whether this replica keeps what it gets is not known: %s", address, error)
     return "always" if set(found) == {"always"} else "waitaof"
 
 

@@ -3,9 +3,9 @@
 Four times in a bound, the stream is asked for its end and then, in the same round trip, for what follows the
 last entry read. Up to that end, what was read is compared with the stream's own count of entries. Only a
 comparison that agrees moves the time up to which copies are known to be right. Where it does not agree
-(entries were trimmed before they were read, the server lost what it had, the stream is another), copies are
-dropped and the follower starts anew from the stream's end. A lost connection alone drops nothing: the
-follower goes on from the last entry that it read.
+(entries were trimmed before they were read, the server lost what it had, the stream is another), and where a
+node took over that may lack the last entries, copies are dropped and the follower starts anew from the
+stream's end. A lost connection alone drops nothing: the follower goes on from the last entry that it read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from contracts.space import Space
 from contracts.window import Window, decode_window
 from param_server.commands import Commands, pack, slots_of
 from param_server.connection import redis_errors
-from param_server.server import Server, send
+from param_server.server import Server, failed_over, home, send
+from param_server.slot_map import Address
 from param_server.stream_id import fields_of
 from param_server.window_stream import LONGEST_CHANGE_MS, WINDOW_FIELD, parse_change, window_stream
 
@@ -60,6 +61,7 @@ class WindowFollower:
         self._right_at = -float("inf")  # time.monotonic(): copies held all that was in the stream then
         self._changes: dict[str, float] = {}  # writer -> time.monotonic() until which it may write
         self._epoch = 0
+        self._home: Address | None = None  # the node of a cluster that has the stream
         self.attached = asyncio.Event()  # set once rows may be kept
 
     @property
@@ -114,6 +116,7 @@ class WindowFollower:
             replies = await send(self._stream, Commands(asked, slots_of([self._key] * len(asked))))
         info, *read = replies.values
         now = _end(info)
+        another, self._home = failed_over(self._stream, self._home), home(self._stream, self._key)
         if last is None:
             self._position = now
             self.attached.set()
@@ -121,9 +124,9 @@ class WindowFollower:
         entries = _entries(read[0])
         told = [entry for entry in entries if _id(entry[0]) <= now[0]]
         self._apply(told)
-        if len(told) == _COUNT:
+        if len(told) == _COUNT and not another:
             return False
-        if self._position != now:
+        if self._position != now or another:
             self._resync(now)
         self._apply(entries[len(told) :])
         return True

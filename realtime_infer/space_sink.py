@@ -35,7 +35,8 @@ from param_server.offline import OfflineTable, digest_of
 from param_server.offline_files import windows_name
 from param_server.record_file import to_table
 from param_server.scan import scan
-from param_server.server import Server, primaries
+from param_server.server import Server, failed_over, home, primaries
+from param_server.slot_map import Address
 from param_server.store import Store
 from param_server.stream_id import START, StreamId
 from param_server.window_stream import (
@@ -81,6 +82,7 @@ class SpaceSink:
         self._settings, self._metrics = settings, metrics
         self._key, self._lease = window_stream(space.id), window_lease(space.id)
         self._token = uuid.uuid4().bytes
+        self._home: Address | None = None  # the node of a cluster that has the stream
         self._stop = asyncio.Event()
         self._roll = Roll(space, START, START)
         self._held_until = 0.0
@@ -150,6 +152,7 @@ class SpaceSink:
         async with redis_errors("read what is owed"):
             if await self._stream.exists(window_owed(self.space.id)):
                 self._changing[""] = time.monotonic() + LONGEST_CHANGE_MS / 1000  # of notices read before
+        self._home = self._home or home(self._stream, self._key)
         self._roll = Roll(self.space, checkpoint or START, checkpoint or START)
         if checkpoint is None:
             await self._resync("the offline table does not follow the space yet", first=True)
@@ -243,9 +246,11 @@ class SpaceSink:
         """Heal where a window behind the last one read may be gone."""
         async with redis_errors("look for a gap of windows"):
             anchored = await ANCHORED.run(self._stream, [self._key], [self._roll.last.encode()])
-        if not anchored:
+        replaced, here = failed_over(self._stream, self._home), home(self._stream, self._key)
+        if not anchored or replaced:
             await self._write()
             await self._resync(f"windows behind {self._roll.last} may be gone")
+        self._home = here
 
     async def _resync(self, why: str, *, first: bool = False) -> None:
         """All rows of the serving table, and how far the stream then is; nothing may be waiting in the roll.

@@ -104,6 +104,24 @@ async def test_every_primary_is_checked(redis: Cluster) -> None:
         await last.config_set("appendfsync", "everysec")
 
 
+async def test_a_replica_must_keep_what_it_gets_too(cluster: EmbeddedCluster, redis: Cluster) -> None:
+    primaries = set(await redis.primaries())
+    replica = next(node for node in cluster.nodes if ("127.0.0.1", node.port) not in primaries)
+    client = redis.node(("127.0.0.1", replica.port))
+    await client.config_set("appendonly", "no")
+    try:
+        with pytest.raises(Unavailable, match=f"127.0.0.1:{replica.port}: appendonly is no"):
+            await check_durable(redis)
+    finally:
+        await client.config_set("appendonly", "yes")
+    replica.kill()  # nobody who could take over
+    try:
+        assert await check_durable(redis) == "waitaof"
+    finally:
+        cluster.restart(replica)
+        await asyncio.to_thread(cluster.wait)
+
+
 async def test_a_script_that_one_node_forgot_is_loaded_there_again(redis: Cluster) -> None:
     store, space = await filled(redis)
     await next(iter((await redis.primaries()).values())).script_flush()

@@ -22,10 +22,11 @@ from param_server.connection import connect
 from param_server.embedded_cluster import ClusterNode, EmbeddedCluster
 from param_server.keys import records as record_keys
 from param_server.offline import OfflineTable
-from param_server.server import ask
+from param_server.server import ask, failed_over, home
 from param_server.settings import StoreSettings
 from param_server.store import Store
 from param_server.stream_id import fields_of
+from param_server.window_stream import window_stream
 from realtime_infer.encoder import Encoder
 from realtime_infer.ingest import Ingest
 from realtime_infer.offline_check import check_offline
@@ -295,6 +296,40 @@ async def test_numbers_that_a_failover_lost_are_not_given_to_other_content(
         (status,) = await ended(ingest, [item_id])
         assert (status.state, status.sequence) == (PushState.SCOREABLE, receipt.sequence)
     assert int((await store.sequences(encoder.space, [item_id]))[0]) == receipt.sequence
+    cluster.restart(victim)
+    await asyncio.to_thread(cluster.wait)
+
+
+async def test_a_failover_makes_copies_and_files_begin_anew(
+    cluster: EmbeddedCluster, stream: Cluster, settings: StoreSettings, encoder: Encoder, tmp_path: Path
+) -> None:
+    """Nothing is lost here, but nobody can know: a window may have gone with the node before it was read."""
+    store, space = Store(stream), encoder.space
+    await store.create_space(space)
+    cache = RowCache(store, stream, CacheLimits(1 << 20, bound_s=1.0), 0.5)
+    cache.use(space, None)
+    table = OfflineTable(str(tmp_path / "offline"))
+    async with sinking(quick(tmp_path / "offline"), settings) as sink:
+        await follows(table, space)
+        await until(lambda: _answer(cache.lag_s < 1.0))
+        key = window_stream(space.id)
+        before = home(stream, key)
+        assert before is not None
+        victim = next(node for node in cluster.nodes if node.port == before[1])
+        victim.kill()
+        await replaced(stream, victim)
+        assert failed_over(stream, before)
+        assert not failed_over(stream, home(stream, key))
+        await until(lambda: _answer(cache.counts().resyncs == 1))
+
+        async def healed() -> bool:
+            text = sink.metrics.expose().decode()
+            return f'repcenter_sink_gaps_healed_total{{space="{space.id}"}} 1.0' in text
+
+        await until(healed)
+    await cache.close()
+    cluster.restart(victim)
+    await asyncio.to_thread(cluster.wait)
 
 
 async def _answer(answer: bool) -> bool:
