@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -58,18 +58,20 @@ class PushQueue:
             replies = await try_send(self._stream, Commands(lines, slots_of(names)))
             raise_error([reply for reply in replies if not str(reply).startswith("BUSYGROUP")])
 
-    async def read(self, size: int | None = None) -> list[Delivery]:
+    async def read(
+        self, size: int | None = None, *, fill: Callable[[], bool] = lambda: True
+    ) -> list[Delivery]:
         """Up to `size` (batch_size) new entries of batch_bytes (one at least), staged payloads not fetched.
 
-        Waits 0.4 s at most for the first, then window_ms for more. Where the stream fails while the batch
-        fills, the batch is what has come.
+        Waits 0.4 s at most for the first, then window_ms for more, as long as the batch is to `fill`. Where
+        the stream fails while it fills, the batch is what has come.
         """
         size = size or self._settings.batch_size
         if not self._held:
             await self._read(size, self._block_ms)
         loop = asyncio.get_running_loop()
         end = loop.time() + self._settings.window_ms / 1000
-        while self._held and not self._full(size):
+        while self._held and not self._full(size) and fill():
             left_ms = int((end - loop.time()) * 1000)
             if left_ms <= 0:
                 break

@@ -258,7 +258,11 @@ class EncoderSettings(BaseSettings):
         description="Most payload bytes of one micro-batch; a larger push is a batch of its own.",
     )
     window_ms: int = Field(
-        20, ge=0, le=10_000, description="How long a micro-batch waits to fill after its first entry."
+        20,
+        ge=0,
+        le=10_000,
+        description="How long a micro-batch waits to fill after its first entry while another is worked on; "
+        "an idle worker begins at once.",
     )
     max_deliveries: int = Field(
         5, ge=1, le=1000, description="An entry delivered this often without an end becomes a dead letter."

@@ -118,8 +118,13 @@ class Worker:
         return encoders
 
     async def _read(self) -> list[Delivery]:
+        """The next batch. It fills while another is on its way; an idle worker begins with what there is."""
+
+        def busy() -> bool:
+            return any(not task.done() for task in self._on_their_way)
+
         try:
-            return await self._queue.read(self._stages.size.now)
+            return await self._queue.read(self._stages.size.now, fill=busy)
         except Unavailable:
             await self._queue.open()  # a server that lost its data has lost the group too
             raise

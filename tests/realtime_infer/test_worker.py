@@ -65,6 +65,17 @@ async def test_a_push_becomes_a_record_a_window_and_a_status(
     assert await pending(redis) == 0
 
 
+async def test_an_idle_worker_does_not_wait_for_a_batch_to_fill(
+    store: Store, ingest: Ingest, encoder_settings: EncoderSettings, settings: StoreSettings
+) -> None:
+    patient = encoder_settings.model_copy(update={"window_ms": 10_000})
+    async with working(patient, settings):
+        for n in range(3):
+            await ingest.push(titled(f"item {n}"))
+            (status,) = await ended(ingest, [f"item {n}"], timeout_s=9.0)
+            assert status.state == PushState.SCOREABLE
+
+
 async def test_poison_is_dead_with_a_reason_and_neighbours_pass(
     redis: Redis,
     store: Store,
