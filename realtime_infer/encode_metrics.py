@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from contracts.errors import InvalidInput, RepcenterError
+from contracts.errors import RepcenterError
 from doors.link_metrics import LinkMetrics
+from doors.outcome import outcome_of
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -67,24 +68,16 @@ class EncodeMetrics:
             buckets=_BUCKETS_S,
         )
 
-    @contextmanager
     def call(
         self, door: Literal["http", "grpc"], malformed: tuple[type[Exception], ...] = ()
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[None]:
         """Time and count one request, whatever comes of it. malformed: count as "invalid"."""
-        began, outcome = time.perf_counter(), "internal"
-        try:
-            yield
-            outcome = "encoded"
-        except RepcenterError as error:
-            outcome = error.code
-            raise
-        except malformed:
-            outcome = InvalidInput.code
-            raise
-        finally:
+
+        def ended(outcome: str, seconds: float) -> None:
             self._calls.labels(door, outcome).inc()
-            self._seconds.observe(time.perf_counter() - began)
+            self._seconds.observe(seconds)
+
+        return outcome_of(ended, "encoded", malformed)
 
     @contextmanager
     def stage(self, stage: Literal["prepare", "wait_and_run"]) -> Iterator[None]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from contracts.errors import InvalidInput, RepcenterError
 from contracts.events import Appended
+from doors.outcome import outcome_of
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 Operation = Literal["append", "forget"]
@@ -45,24 +43,16 @@ class EventMetrics:
         for became, count in asdict(found).items():
             self._events.labels(became).inc(count)
 
-    @contextmanager
     def call(
         self,
         operation: Operation,
         door: Literal["http", "grpc"],
         malformed: tuple[type[Exception], ...] = (),
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[None]:
         """Time and count one call, whatever comes of it. malformed: count as "invalid"."""
-        began, outcome = time.perf_counter(), "internal"
-        try:
-            yield
-            outcome = "ok"
-        except RepcenterError as error:
-            outcome = error.code
-            raise
-        except malformed:
-            outcome = InvalidInput.code
-            raise
-        finally:
+
+        def ended(outcome: str, seconds: float) -> None:
             self._calls.labels(operation, door, outcome).inc()
-            self._seconds.labels(operation).observe(time.perf_counter() - began)
+            self._seconds.labels(operation).observe(seconds)
+
+        return outcome_of(ended, "ok", malformed)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from contracts.codec import is_tombstone
-from contracts.errors import InvalidInput, RepcenterError
+from contracts.errors import RepcenterError
 from contracts.guard import Loss, flagged
 from contracts.space import Space
 from contracts.window import Window
 from doors.link_metrics import LinkMetrics
+from doors.outcome import outcome_of
 from realtime_infer.ingest import Backlog
 from realtime_infer.push_status import Receipt
 
@@ -68,27 +69,19 @@ class DoorMetrics:
     def group(self, pushes: int) -> None:
         self._group.observe(pushes)
 
-    @contextmanager
     def accept(
         self,
         operation: Operation,
         door: Door,
         malformed: tuple[type[Exception], ...] = (),
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[None]:
         """Time and count one push or deletion, whatever comes of it. malformed: count as "invalid"."""
-        began, outcome = time.perf_counter(), "internal"
-        try:
-            yield
-            outcome = "accepted"
-        except RepcenterError as error:
-            outcome = error.code
-            raise
-        except malformed:
-            outcome = InvalidInput.code
-            raise
-        finally:
+
+        def ended(outcome: str, seconds: float) -> None:
             self._accepts.labels(operation, door, outcome).inc()
-            self._seconds.observe(time.perf_counter() - began)
+            self._seconds.observe(seconds)
+
+        return outcome_of(ended, "accepted", malformed)
 
     def outcome(self, operation: Operation, door: Door, result: Receipt | Exception) -> None:
         """Count one of an upload of many."""
