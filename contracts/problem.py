@@ -68,6 +68,8 @@ def problem(error: RepcenterError, instance: str) -> dict[str, Any]:
         "detail": str(error),
         "instance": instance,
     }
+    if (wait_s := retry_after_s(error)) is not None:
+        body["retry_after_s"] = wait_s
     if isinstance(error, InvalidInput):
         body["errors"] = [{"field": error.field, "value": error.value, "reason": error.reason}]
     elif isinstance(error, TooLarge):
@@ -128,7 +130,8 @@ def error_of(body: Mapping[str, Any], retry_after_s: float | None = None) -> Rep
     elif isinstance(error, NotFound):
         error.kind, error.name = "", ""
     elif isinstance(error, Overloaded):
-        error.retry_after_s = 1.0 if retry_after_s is None else retry_after_s
+        told = body.get("retry_after_s", 1.0)
+        error.retry_after_s = float(told) if retry_after_s is None else retry_after_s
     return error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import le
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -14,8 +15,24 @@ from contracts.items import MAX_ID_BYTES, AttributeValue, check_attributes, chec
 
 MAX_CANDIDATES = 2_000
 MAX_BEHAVIOURS = 1_000
+MAX_REQUESTS = 64
 MAX_QUERY_DIM = 4_096
 _UTF8_BYTES = 4  # at most, of one character
+
+
+MissingPolicy = Literal["mask", "fail"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one request may ask for; requests: how many one call may bring."""
+
+    candidates: int = MAX_CANDIDATES
+    behaviours: int = MAX_BEHAVIOURS
+    requests: int = MAX_REQUESTS
+
+
+DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -34,7 +51,8 @@ class ScoreRequest:
     that is not given reads as absent. timestamp_ms: when the request was made, None = now. query: what was
     searched for, a vector for any modalities of the space, of any length but zero; empty = no search.
     A ranker that reads no search ignores it. request_id: the caller's name of the request, None = the scorer
-    gives one.
+    gives one. missing: what becomes of candidates that are known by neither content nor ID row: masked (no
+    score) or the whole request fails. default_score: the score of masked ones, None = none.
     """
 
     candidates: Sequence[str]
@@ -46,19 +64,21 @@ class ScoreRequest:
     timestamp_ms: int | None = None
     query: Mapping[str, Sequence[float]] = field(default_factory=dict)
     request_id: str | None = None
+    missing: MissingPolicy = "mask"
+    default_score: float | None = None
 
 
-def check_request(request: ScoreRequest) -> ScoreRequest:
+def check_request(request: ScoreRequest, limits: Limits = DEFAULT_LIMITS) -> ScoreRequest:
     """The request, or InvalidInput / TooLarge that names the field."""
     check_item_id(request.scene, "scene")
     if len(request.scene) > 128:
         raise InvalidInput("scene", request.scene, "must have 1 to 128 characters")
     if request.user_id is not None:
         check_item_id(request.user_id, "user_id")
-    if len(request.candidates) > MAX_CANDIDATES:
-        raise TooLarge("candidates", len(request.candidates), MAX_CANDIDATES, "items")
-    if len(request.behaviours) > MAX_BEHAVIOURS:
-        raise TooLarge("behaviours", len(request.behaviours), MAX_BEHAVIOURS, "items")
+    if len(request.candidates) > limits.candidates:
+        raise TooLarge("candidates", len(request.candidates), limits.candidates, "items")
+    if len(request.behaviours) > limits.behaviours:
+        raise TooLarge("behaviours", len(request.behaviours), limits.behaviours, "items")
     if not _plain_ids(request.candidates):
         for n, item_id in enumerate(request.candidates):
             check_item_id(item_id, f"candidates[{n}]")
@@ -69,6 +89,7 @@ def check_request(request: ScoreRequest) -> ScoreRequest:
             raise InvalidInput("timestamp_ms", request.timestamp_ms, "is before the newest behaviour")
     if request.request_id is not None:
         check_item_id(request.request_id, "request_id")
+    _check_missing(request)
     check_attributes(request.user, "user")
     check_attributes(request.context, "context")
     if len(request.query) > MAX_MODALITIES:
@@ -112,6 +133,18 @@ def _rising(times: Sequence[int]) -> bool:
     if set(map(type, times)) - {int}:
         return False
     return not times or (all(map(le, times, times[1:])) and times[0] >= 0 and times[-1] < 2**63)
+
+
+def _check_missing(request: ScoreRequest) -> None:
+    if request.missing not in get_args(MissingPolicy):
+        raise InvalidInput("missing", request.missing, f"must be one of {list(get_args(MissingPolicy))}")
+    score = request.default_score
+    if score is None:
+        return
+    if request.missing != "mask":
+        raise InvalidInput("default_score", score, "needs missing: mask")
+    if not 0 <= score <= 1:
+        raise InvalidInput("default_score", score, "must be a probability")
 
 
 def _check_time(value: object, where: str) -> None:

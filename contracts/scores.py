@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 # The numbers are those of repcenter.v1.CandidateStatus.
-OK, COLD, MISSING = 1, 2, 3
-STATUS_NAMES = ("unspecified", "ok", "cold", "missing")
+OK, COLD, MISSING, DEFAULT = 1, 2, 3, 4
+STATUS_NAMES = ("unspecified", "ok", "cold", "missing", "default")
 Source = Literal["request", "stored"]
 _NAMES = np.array(STATUS_NAMES, dtype=object)
 
@@ -51,7 +51,8 @@ class Timings:
 class Scores:
     """scores: (N,) float32 click probabilities in candidate order, NaN where missing.
 
-    statuses: (N,) uint8 of OK (content record found), COLD (ID row alone) and MISSING (neither).
+    statuses: (N,) uint8 of OK (content record found), COLD (ID row alone), MISSING (neither) and DEFAULT
+    (neither: the score is the one that the request gave for such items).
     request_id: the request's own, or the one that the scorer gave it.
     """
 

@@ -26,6 +26,7 @@ PROBLEM_SCHEMA: dict[str, Any] = {
         "status": {"type": "integer"},
         "detail": {"type": "string"},
         "instance": {"type": "string"},
+        "retry_after_s": {"type": "number"},
         "errors": {
             "type": "array",
             "items": {

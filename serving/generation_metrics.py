@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from contracts.scores import COLD, MISSING, OK, Scores
+from contracts.scores import COLD, DEFAULT, MISSING, OK, Scores
 
 _LABELS = ["scene", "generation"]
-_RESULTS = ((OK, "ok"), (COLD, "cold"), (MISSING, "missing"))
+_RESULTS = ((OK, "ok"), (COLD, "cold"), (MISSING, "missing"), (DEFAULT, "default"))
 
 
 class GenerationMetrics:
@@ -52,10 +52,10 @@ class OneGeneration:
 
     def scored(self, scores: Scores) -> None:
         self._duration.observe(scores.timings.total_ms / 1e3)
-        counts = np.bincount(scores.statuses, minlength=MISSING + 1)
+        counts = np.bincount(scores.statuses, minlength=DEFAULT + 1)
         for series, (status, _) in zip(self._candidates, _RESULTS, strict=True):
             series.inc(int(counts[status]))
-        self._scores.inc(float(np.nansum(scores.scores)))
+        self._scores.inc(float(scores.scores[scores.statuses < MISSING].sum()))
 
     def remove(self) -> None:
         self._metrics.duration.remove(*self._labels)

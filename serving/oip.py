@@ -31,7 +31,7 @@ import orjson
 
 from contracts.errors import InvalidInput, NotFound, TooLarge
 from contracts.items import AttributeValue
-from contracts.request import Behaviour, ScoreRequest
+from contracts.request import Behaviour, MissingPolicy, ScoreRequest
 from contracts.schema import FeatureSchema
 from contracts.scores import Scores
 from serving.live import LiveGenerations
@@ -41,7 +41,6 @@ from serving.tensors import Numbers, Tensor
 
 EXTENSIONS = ("binary_tensor_data",)
 PLATFORM = "onnx_onnxv1"
-MAX_REQUESTS = 64
 _QUERY = "query."
 _INPUTS = {
     "candidates": "BYTES",
@@ -117,7 +116,7 @@ class OpenInference:
         candidates = _inputs(call).get("candidates")
         if candidates is None:
             raise InvalidInput("inputs", [t.name for t in call.inputs], "lack candidates")
-        requests = score_requests(call)
+        requests = score_requests(call, self._scorer.limits.requests)
         limit_s = _shortest(deadline_s, _deadline_s(call.parameters))
         # tasks of one gather begin before anything else does: they pin one generation
         outcomes = await asyncio.gather(
@@ -146,8 +145,8 @@ def check_input(name: str, datatype: str) -> None:
         raise InvalidInput(f"{name}.datatype", datatype, f"must be {wanted}")
 
 
-def score_requests(call: InferCall) -> list[ScoreRequest]:
-    """The B requests of a call; InvalidInput names the tensor that does not fit."""
+def score_requests(call: InferCall, most: int) -> list[ScoreRequest]:
+    """The B requests of a call, at most `most`; InvalidInput, TooLarge name the tensor that does not fit."""
     tensors = _inputs(call)
     candidates = tensors["candidates"]
     if len(candidates.shape) not in (1, 2):
@@ -155,8 +154,8 @@ def score_requests(call: InferCall) -> list[ScoreRequest]:
     count = 1 if len(candidates.shape) == 1 else candidates.shape[0]
     if not count:
         raise InvalidInput("candidates.shape", list(candidates.shape), "has no request")
-    if count > MAX_REQUESTS:
-        raise TooLarge("candidates.shape", count, MAX_REQUESTS, "requests")
+    if count > most:
+        raise TooLarge("candidates.shape", count, most, "requests")
     items = _string_rows(candidates, count)
     behaviours = _behaviours(tensors, count)
     user_ids = _single(tensors.get("user_id"), count)
@@ -164,6 +163,7 @@ def score_requests(call: InferCall) -> list[ScoreRequest]:
     contexts = [_columns(text, "context") for text in _single(tensors.get("context"), count)]
     times = _times(tensors.get("timestamp_ms"), count)
     queries = _queries(tensors, count)
+    missing, default_score = _missing(call.parameters)
     return [
         ScoreRequest(
             items[b],
@@ -175,6 +175,8 @@ def score_requests(call: InferCall) -> list[ScoreRequest]:
             times[b],
             queries[b],
             call.id or None if count == 1 else None,
+            missing,
+            default_score,
         )
         for b in range(count)
     ]
@@ -295,6 +297,15 @@ def _deadline_s(parameters: Mapping[str, object]) -> float | None:
             raise refused
         found = _shortest(found, value / per_second)
     return found
+
+
+def _missing(parameters: Mapping[str, object]) -> tuple[MissingPolicy, float | None]:
+    policy, score = parameters.get("missing", "mask"), parameters.get("default_score")
+    if policy != "mask" and policy != "fail":
+        raise InvalidInput("parameters.missing", policy, "must be mask or fail")
+    if isinstance(score, bool) or not isinstance(score, int | float | None):
+        raise InvalidInput("parameters.default_score", score, "must be a probability")
+    return ("mask" if policy == "mask" else "fail"), score
 
 
 def _shortest(one: float | None, other: float | None) -> float | None:

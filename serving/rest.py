@@ -19,6 +19,8 @@ from doors.health import add_health
 from doors.problems import install_problems, problem_responses
 from serving.disconnect import CLIENT_CLOSED_REQUEST, while_connected
 from serving.listing import Listing
+from serving.many import Asked, score_many
+from serving.many_json import EXAMPLE_OUTCOMES, ManyAnswer, many_answer, many_body_schema, parse_many
 from serving.metrics import Metrics
 from serving.oip import OpenInference
 from serving.oip_rest import add_open_inference
@@ -26,6 +28,7 @@ from serving.readiness import Readiness
 from serving.score_json import (
     EXAMPLE_ANSWER,
     ScoreAnswer,
+    ScoreBody,
     parse_score_body,
     request_body_schema,
     score_answer,
@@ -75,15 +78,17 @@ def create_rest(
     )
     async def score(request: Request) -> Response:
         """Scores come back in the order of the candidates, with a status each: `ok` (the item's content
-        was found), `cold` (its ID row alone) or `missing` (neither: the score is null)."""
+        was found), `cold` (its ID row alone), `missing` (neither: the score is null) or `default` (neither:
+        the score is the request's default)."""
         began = time.perf_counter()
         outcome = "internal"
         try:
             data = await read_body(request, max_body_bytes)
             scorer.admission.check()  # a refusal costs no parsing
             body = parse_score_body(data)
-            deadline_s = None if body.deadline_ms is None else body.deadline_ms / 1e3
-            scores = await while_connected(request, scorer.score(body.request(), deadline_s, body.generation))
+            asked = _asked(body)
+            work = scorer.score(asked.request, asked.deadline_s, asked.generation)
+            scores = await while_connected(request, work)
             outcome = "ok"
             return Response(
                 score_answer(scores, body.candidates, body.top_k),
@@ -102,6 +107,28 @@ def create_rest(
         finally:
             metrics.request("http", outcome, time.perf_counter() - began)
 
+    @scoring.post(
+        "/v1/score/many",
+        summary="Score several requests, each for itself",
+        openapi_extra={"requestBody": many_body_schema()},
+        responses={
+            200: {"model": ManyAnswer, "content": {_JSON: {"example": EXAMPLE_OUTCOMES}}},
+            **problem_responses("invalid", "too_large", "overloaded"),
+        },
+    )
+    async def score_several(request: Request) -> Response:
+        """Answers come back in the order of the requests: what POST /v1/score says of one, or its problem.
+        One that is refused stops no other."""
+        data = await read_body(request, max_body_bytes)
+        scorer.admission.check()
+        bodies = parse_many(data)
+        asked = [body if isinstance(body, RepcenterError) else _asked(body) for body in bodies]
+        try:
+            outcomes = await while_connected(request, score_many(scorer, metrics, "http", asked))
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return Response(many_answer(bodies, outcomes), media_type=_JSON)
+
     app.include_router(scoring)
 
     @app.get(
@@ -118,3 +145,8 @@ def create_rest(
     add_open_inference(app, inference, readiness, metrics, max_body_bytes)
     add_health(app, readiness.check, expose, "Every scene is loaded and the store answers")
     return app
+
+
+def _asked(body: ScoreBody) -> Asked:
+    deadline_s = None if body.deadline_ms is None else body.deadline_ms / 1e3
+    return Asked(body.request(), deadline_s, body.generation)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections.abc import Sequence
 from typing import Any, cast
 
 import grpc.aio
 
-from contracts.errors import RepcenterError
-from contracts.request import Behaviour, ScoreRequest
+from contracts.errors import InvalidInput, RepcenterError
+from contracts.problem import retry_after_s
+from contracts.request import Behaviour, MissingPolicy, ScoreRequest
 from contracts.rpc.columns import read_columns
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
@@ -19,12 +22,18 @@ from doors.grpc_server import GrpcServer
 from doors.protection import Protection
 from serving import oip_rpc
 from serving.listing import Listing
+from serving.many import Asked, score_many
 from serving.metrics import Metrics
 from serving.oip_rpc import InferenceService
 from serving.scorer import Scorer
 
 SERVICE = "repcenter.v1.Scorer"
 SOURCES = {"request": pb.BEHAVIOUR_SOURCE_REQUEST, "stored": pb.BEHAVIOUR_SOURCE_STORED}
+MISSING_POLICIES: dict[int, MissingPolicy] = {
+    pb.MISSING_POLICY_UNSPECIFIED: "mask",
+    pb.MISSING_POLICY_MASK: "mask",
+    pb.MISSING_POLICY_FAIL: "fail",
+}
 _LONGEST_DEADLINE_S = 60.0
 _ERRORS = GrpcErrors(SERVICE, "scorer")
 
@@ -43,14 +52,12 @@ class ScorerService(pb_grpc.ScorerServicer):
         outcome = "internal"
         try:
             self._scorer.admission.check()  # a refusal costs no conversion
-            remaining = context.time_remaining()
+            top_k = _top_k(request)
             scores = await self._scorer.score(
-                score_request(request),
-                None if remaining is None else min(remaining, _LONGEST_DEADLINE_S),
-                request.generation or None,
+                score_request(request), _deadline_s(context), request.generation or None
             )
             outcome = "ok"
-            return score_response(scores)
+            return score_response(scores, request.candidates, top_k)
         except RepcenterError as error:
             outcome = error.code
             await _ERRORS.abort(context, error, "Score")
@@ -61,6 +68,19 @@ class ScorerService(pb_grpc.ScorerServicer):
             await _ERRORS.abort(context, error, "Score")
         finally:
             self._metrics.request("grpc", outcome, time.perf_counter() - began)
+
+    async def ScoreMany(self, request: pb.ScoreManyRequest, context: Context) -> pb.ScoreManyResponse:
+        """All of them within the client's deadline."""
+        limit_s = _deadline_s(context)
+        try:
+            self._scorer.admission.check()
+            asked = [_asked(one, limit_s) for one in request.requests]
+            outcomes = await score_many(self._scorer, self._metrics, "grpc", asked)
+        except Exception as error:
+            await _ERRORS.abort(context, error, "ScoreMany")
+        return pb.ScoreManyResponse(
+            outcomes=[_outcome(*pair) for pair in zip(request.requests, outcomes, strict=True)]
+        )
 
     async def ListGenerations(
         self, request: pb.ListGenerationsRequest, context: Context
@@ -122,11 +142,55 @@ def score_request(message: pb.ScoreRequest) -> ScoreRequest:
         timestamp_ms=message.timestamp_ms if message.HasField("timestamp_ms") else None,
         query={name: list(vector.values) for name, vector in message.query.items()},
         request_id=message.request_id if message.HasField("request_id") else None,
+        missing=_policy(message.missing),
+        default_score=message.default_score if message.HasField("default_score") else None,
     )
 
 
-def score_response(scores: Scores) -> pb.ScoreResponse:
-    """The answer as a message; missing candidates keep NaN."""
+def _policy(number: int) -> MissingPolicy:
+    if number not in MISSING_POLICIES:
+        raise InvalidInput("missing", number, f"must be one of {sorted(MISSING_POLICIES)}")
+    return MISSING_POLICIES[number]
+
+
+def _top_k(message: pb.ScoreRequest) -> int | None:
+    if not message.HasField("top_k"):
+        return None
+    if not message.top_k:
+        raise InvalidInput("top_k", 0, "must be at least 1")
+    return int(message.top_k)
+
+
+def _deadline_s(context: Context) -> float | None:
+    remaining = context.time_remaining()
+    return None if remaining is None else min(remaining, _LONGEST_DEADLINE_S)
+
+
+def _asked(message: pb.ScoreRequest, deadline_s: float | None) -> Asked | RepcenterError:
+    try:
+        _top_k(message)
+        return Asked(score_request(message), deadline_s, message.generation or None)
+    except RepcenterError as error:
+        return error
+
+
+def _outcome(message: pb.ScoreRequest, outcome: Scores | RepcenterError) -> pb.ScoreOutcome:
+    if isinstance(outcome, Scores):
+        return pb.ScoreOutcome(answer=score_response(outcome, message.candidates, _top_k(message)))
+    wait_s = retry_after_s(outcome)
+    return pb.ScoreOutcome(
+        refusal=pb.Refusal(
+            code=outcome.code,
+            detail=str(outcome),
+            retry_after_ms=None if wait_s is None else math.ceil(wait_s * 1e3),
+        )
+    )
+
+
+def score_response(
+    scores: Scores, candidates: Sequence[str] = (), top_k: int | None = None
+) -> pb.ScoreResponse:
+    """The answer as a message; missing candidates keep NaN. candidates: the request's, for top_k."""
     c, t = scores.completeness, scores.timings
     return pb.ScoreResponse(
         scene=scores.scene,
@@ -151,4 +215,9 @@ def score_response(scores: Scores) -> pb.ScoreResponse:
             total_ms=t.total_ms,
         ),
         request_id=scores.request_id,
+        top=[]
+        if top_k is None
+        else [
+            pb.TopItem(item_id=candidates[i], position=i, score=scores.scores[i]) for i in scores.top(top_k)
+        ],
     )

@@ -13,7 +13,7 @@ import orjson
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError, WithJsonSchema
 
-from contracts.request import MAX_CANDIDATES, Behaviour, ScoreRequest
+from contracts.request import MAX_CANDIDATES, Behaviour, MissingPolicy, ScoreRequest
 from contracts.scores import Scores, Source
 
 EXAMPLE_BODY: dict[str, Any] = {
@@ -70,7 +70,10 @@ class ScoreBody:
     candidates: Annotated[
         list[str],
         FailFast(),
-        Field(description=f"Ids of the items to score, at most {MAX_CANDIDATES}. Duplicates are fine."),
+        Field(
+            description=f"Ids of the items to score, at most {MAX_CANDIDATES} unless configured. Duplicates "
+            "are fine."
+        ),
     ]
     behaviours: Annotated[
         list[Behaviour],
@@ -86,9 +89,7 @@ class ScoreBody:
     deadline_ms: Annotated[
         float | None, Field(gt=0, le=60_000, description="Answer within this time or with 504.")
     ] = None
-    top_k: Annotated[
-        int | None, Field(ge=1, le=MAX_CANDIDATES, description="Also name the best candidates, best first.")
-    ] = None
+    top_k: Annotated[int | None, Field(ge=1, description="Also name the best candidates, best first.")] = None
 
     user: Annotated[
         dict[str, Column],
@@ -129,6 +130,20 @@ class ScoreBody:
         ),
     ] = None
 
+    missing: Annotated[
+        MissingPolicy,
+        Field(
+            description="What becomes of candidates that are known by neither content nor ID row: `mask`, "
+            "they have no score; `fail`, 404 that names the first of them."
+        ),
+    ] = "mask"
+    default_score: Annotated[
+        float | None,
+        Field(
+            ge=0, le=1, description="The score of masked ones, whose status is then `default`; absent: none."
+        ),
+    ] = None
+
     def request(self) -> ScoreRequest:
         return ScoreRequest(
             self.candidates,
@@ -140,6 +155,8 @@ class ScoreBody:
             self.timestamp_ms,
             self.query,
             self.request_id,
+            self.missing,
+            self.default_score,
         )
 
 
@@ -181,7 +198,7 @@ class ScoreAnswer(BaseModel):
     generation: str
     request_id: str
     scores: list[float | None]
-    statuses: list[Literal["ok", "cold", "missing"]]
+    statuses: list[Literal["ok", "cold", "missing", "default"]]
     completeness: CompletenessAnswer
     timings_ms: TimingsMs
     top: list[TopItem] | None
@@ -195,7 +212,12 @@ def parse_score_body(body: bytes) -> ScoreBody:
     try:
         return _ADAPTER.validate_json(body)
     except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False, include_context=False)) from error
+        raise refused(error) from error
+
+
+def refused(error: ValidationError) -> RequestValidationError:
+    """The door's error of pydantic's."""
+    return RequestValidationError(error.errors(include_url=False, include_context=False))
 
 
 def score_answer(scores: Scores, candidates: list[str], top_k: int | None) -> bytes:
@@ -233,11 +255,16 @@ def server_timing(scores: Scores) -> str:
     )
 
 
-def request_body_schema() -> dict[str, Any]:
-    """OpenAPI's requestBody, from the same adapter that validates."""
+def score_body_schema() -> dict[str, Any]:
+    """The JSON schema of a body, from the same adapter that validates; without references."""
     schema = _ADAPTER.json_schema()
     schema["properties"]["behaviours"]["items"] = schema.pop("$defs")["Behaviour"]
+    return schema
+
+
+def request_body_schema() -> dict[str, Any]:
+    """OpenAPI's requestBody."""
     return {
         "required": True,
-        "content": {"application/json": {"schema": schema, "example": EXAMPLE_BODY}},
+        "content": {"application/json": {"schema": score_body_schema(), "example": EXAMPLE_BODY}},
     }

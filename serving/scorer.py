@@ -1,7 +1,7 @@
 """A score request in, scores out: admission -> pin -> assemble -> one fetch -> one run in a worker thread.
 
 Scorer knows neither HTTP nor gRPC. It never guesses a score: an item without record and ID row is
-MISSING and its score NaN.
+MISSING and its score NaN, or the default that the request gives.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from contracts.errors import DeadlineExceeded
 from contracts.features import Assembled, assemble, columns_given, item_inputs
-from contracts.request import ScoreRequest, check_request
+from contracts.request import Limits, ScoreRequest, check_request
 from contracts.scores import COLD, MISSING, OK, Completeness, Scores, Timings
 from param_server.behaviours import Behaviours
 from param_server.cache import RowCache
@@ -28,6 +28,7 @@ from serving.behaviours import with_stored
 from serving.live import LiveGenerations
 from serving.loaded import LoadedGeneration
 from serving.metrics import Metrics
+from serving.missing import fill_missing, refuse_missing
 from serving.scored import Observer, Scored
 from serving.settings import ScorerSettings
 
@@ -60,6 +61,7 @@ class Scorer:
         self._behaviours = behaviours
         self._live = live
         self._default_deadline_s = settings.default_deadline_ms / 1e3
+        self.limits = Limits(settings.max_candidates, settings.max_behaviours, settings.max_requests)
         self._metrics = metrics
         self.admission = Admission(settings.max_concurrent_rows, settings.workers, settings.max_wait_ms / 1e3)
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="score")
@@ -82,7 +84,7 @@ class Scorer:
         now_ms = time.time_ns() // 1_000_000
         limit_s = self._default_deadline_s if deadline_s is None else max(0.0, deadline_s)
         self.admission.check()
-        check_request(request)
+        check_request(request, self.limits)
         rows = len(request.candidates) + len(request.behaviours)
         self.admission.enter(rows)
         work: Future[_Computed] | None = None
@@ -109,6 +111,7 @@ class Scorer:
                 fetched = await self._rows.fetch(loaded.space, loaded.id_table, assembled.item_ids)
                 if task is not None and task.cancelling():  # swallowed by `wait_for` before Python 3.12
                     raise asyncio.CancelledError
+                refuse_missing(request, assembled, fetched)
                 fetched_at = time.perf_counter()
                 work = self._pool.submit(_compute, loaded, assembled, fetched, fetched_at, began + limit_s)
                 computed = await asyncio.wrap_future(work)
@@ -119,6 +122,7 @@ class Scorer:
         shape = len(request.candidates), assembled.behaviours.shape[1]
         loaded.run_time.observe(*shape, computed.assemble_s + computed.run_s)
         scores, statuses, completeness = _mark(loaded, assembled, fetched, computed.scores)
+        scores, statuses = fill_missing(request, scores, statuses)
         if stored:
             completeness = replace(completeness, behaviours_source="stored")
         if fetched.stale:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.onnx_model import Device
-from contracts.request import MAX_BEHAVIOURS, MAX_CANDIDATES
+from contracts.request import MAX_BEHAVIOURS, MAX_CANDIDATES, MAX_REQUESTS
 
 
 class ScorerSettings(BaseSettings):
@@ -46,11 +46,20 @@ class ScorerSettings(BaseSettings):
         le=256,
         description="Graph runs at the same time; workers x threads should not exceed the cores.",
     )
+    max_candidates: int = Field(
+        default=MAX_CANDIDATES, ge=1, le=100_000, description="Candidates of one request; more is 413."
+    )
+    max_behaviours: int = Field(
+        default=MAX_BEHAVIOURS, ge=0, le=100_000, description="Behaviours of one request; more is 413."
+    )
+    max_requests: int = Field(
+        default=MAX_REQUESTS, ge=1, le=1_024, description="Score requests in one call; more is 413."
+    )
     max_concurrent_rows: int = Field(
         default=20_000,
-        ge=MAX_CANDIDATES + MAX_BEHAVIOURS,
-        description="Candidates plus behaviours in flight. More is refused with 429 so that admitted "
-        "requests stay fast.",
+        ge=1,
+        description="Candidates plus behaviours in flight, at least those of one request. More is refused "
+        "with 429 so that admitted requests stay fast.",
     )
     max_wait_ms: float = Field(
         default=250,
@@ -180,3 +189,12 @@ class ScorerSettings(BaseSettings):
         le=300,
         description="After draining: the longest wait for requests in flight, in seconds.",
     )
+
+    @model_validator(mode="after")
+    def _one_request_fits(self) -> Self:
+        if self.max_concurrent_rows < self.max_candidates + self.max_behaviours:
+            raise ValueError(
+                f"max_concurrent_rows {self.max_concurrent_rows} is below max_candidates + max_behaviours = "
+                f"{self.max_candidates + self.max_behaviours}: a largest request would never be admitted"
+            )
+        return self

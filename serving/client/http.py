@@ -17,7 +17,7 @@ from contracts.scores import Scores
 from serving.client.credentials import Credentials
 from serving.client.errors import http_error
 from serving.client.items import ItemStatus, Receipt, item_body, item_path, read_outcomes
-from serving.client.scores import read_scores, score_body
+from serving.client.scores import many_body, read_many, read_scores, score_body
 
 DEFAULT_DEADLINE_S = 5.0
 _HTTP_MARGIN_S = 0.5  # the server answers a missed deadline itself; this is for one that says nothing
@@ -60,6 +60,18 @@ class HttpClient:
         limit_s = self._deadline_s if deadline_s is None else deadline_s
         body = score_body(request, deadline_s=limit_s, generation=generation)
         return read_scores(await self._call("POST", "/v1/score", body, limit_s + _HTTP_MARGIN_S))
+
+    async def score_many(
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        generation: str | None = None,
+    ) -> list[Scores | RepcenterError]:
+        """Each request's answer or error, in order; raises what refuses all of them."""
+        limit_s = self._deadline_s if deadline_s is None else deadline_s
+        body = many_body(requests, deadline_s=limit_s, generation=generation)
+        return read_many(await self._call("POST", "/v1/score/many", body, limit_s + _HTTP_MARGIN_S))
 
     async def generations(self) -> GenerationList:
         document = orjson.loads(await self._call("GET", "/v1/generations"))

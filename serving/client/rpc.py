@@ -8,6 +8,7 @@ from typing import Any, Self, cast
 
 import grpc.aio
 
+from contracts.errors import RepcenterError
 from contracts.events import Appended, Event, Forgotten
 from contracts.items import Item
 from contracts.listing import GenerationInfo, GenerationList, SceneInfo
@@ -18,7 +19,7 @@ from contracts.scores import Scores
 from serving.client.credentials import Credentials
 from serving.client.errors import grpc_error
 from serving.client.items import ItemStatus, Receipt, item_message
-from serving.client.scores import read_score_message, score_message
+from serving.client.scores import read_many_message, read_score_message, score_message
 
 DEFAULT_DEADLINE_S = 5.0
 
@@ -62,6 +63,17 @@ class GrpcClient:
         """Raises the door's typed errors."""
         message = score_message(request, generation)
         return read_score_message(await self._call(self._scorer.Score, message, deadline_s))
+
+    async def score_many(
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        generation: str | None = None,
+    ) -> list[Scores | RepcenterError]:
+        """Each request's answer or error, in order; raises what refuses all of them."""
+        message = pb.ScoreManyRequest(requests=[score_message(request, generation) for request in requests])
+        return read_many_message(await self._call(self._scorer.ScoreMany, message, deadline_s))
 
     async def generations(self) -> GenerationList:
         listed = await self._call(self._scorer.ListGenerations, pb.ListGenerationsRequest())

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import orjson
 
-from contracts.request import ScoreRequest
+from contracts.errors import RepcenterError
+from contracts.problem import error_of
+from contracts.request import MissingPolicy, ScoreRequest
 from contracts.rpc.columns import column_messages
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.scores import STATUS_NAMES, Completeness, Scores, Timings
 
+_POLICIES: dict[MissingPolicy, pb.MissingPolicy] = {
+    "mask": pb.MISSING_POLICY_MASK,
+    "fail": pb.MISSING_POLICY_FAIL,
+}
 _STATUS_OF_NAME = {name: number for number, name in enumerate(STATUS_NAMES)}
 
 
@@ -35,6 +44,8 @@ def score_body(
             "timestamp_ms": request.timestamp_ms,
             "query": {name: list(vector) for name, vector in request.query.items()},
             "request_id": request.request_id,
+            "missing": request.missing,
+            "default_score": request.default_score,
         },
         option=orjson.OPT_SERIALIZE_NUMPY,
     )
@@ -42,7 +53,26 @@ def score_body(
 
 def read_scores(body: bytes) -> Scores:
     """The answer of POST /v1/score; null scores become NaN."""
-    document = orjson.loads(body)
+    return _scores(orjson.loads(body))
+
+
+def many_body(
+    requests: Sequence[ScoreRequest], *, deadline_s: float | None = None, generation: str | None = None
+) -> bytes:
+    """The JSON of POST /v1/score/many."""
+    bodies = [score_body(request, deadline_s=deadline_s, generation=generation) for request in requests]
+    return orjson.dumps({"requests": [orjson.Fragment(body) for body in bodies]})
+
+
+def read_many(body: bytes) -> list[Scores | RepcenterError]:
+    """The answer of POST /v1/score/many."""
+    return [
+        _scores(outcome["answer"]) if outcome["problem"] is None else error_of(outcome["problem"])
+        for outcome in orjson.loads(body)["outcomes"]
+    ]
+
+
+def _scores(document: Mapping[str, Any]) -> Scores:
     return Scores(
         document["scene"],
         document["generation"],
@@ -66,7 +96,21 @@ def score_message(request: ScoreRequest, generation: str | None = None) -> pb.Sc
         timestamp_ms=request.timestamp_ms,
         query={name: pb.Vector(values=vector) for name, vector in request.query.items()},
         request_id=request.request_id,
+        missing=_POLICIES[request.missing],
+        default_score=request.default_score,
     )
+
+
+def read_many_message(message: pb.ScoreManyResponse) -> list[Scores | RepcenterError]:
+    return [
+        read_score_message(outcome.answer) if outcome.HasField("answer") else _refusal(outcome.refusal)
+        for outcome in message.outcomes
+    ]
+
+
+def _refusal(message: pb.Refusal) -> RepcenterError:
+    wait_s = message.retry_after_ms / 1e3 if message.HasField("retry_after_ms") else None
+    return error_of({"type": f":{message.code}", "detail": message.detail}, wait_s)
 
 
 def read_score_message(message: pb.ScoreResponse) -> Scores:

@@ -38,6 +38,9 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "timestamp_ms": (8, "optional int64"),
         "query": (9, "map<string, Vector>"),
         "request_id": (10, "optional string"),
+        "top_k": (11, "optional uint32"),
+        "missing": (12, "MissingPolicy"),
+        "default_score": (13, "optional float"),
     },
     "Vector": {"values": (1, "repeated float")},
     "Completeness": {
@@ -65,7 +68,12 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "completeness": (5, "Completeness"),
         "timings": (6, "Timings"),
         "request_id": (7, "string"),
+        "top": (8, "repeated TopItem"),
     },
+    "TopItem": {"item_id": (1, "string"), "position": (2, "uint32"), "score": (3, "float")},
+    "ScoreManyRequest": {"requests": (1, "repeated ScoreRequest")},
+    "ScoreOutcome": {"answer": (1, "oneof ScoreResponse"), "refusal": (2, "oneof Refusal")},
+    "ScoreManyResponse": {"outcomes": (1, "repeated ScoreOutcome")},
     "ListGenerationsRequest": {},
     "Scene": {"name": (1, "string"), "generation": (2, "string"), "revision": (3, "uint64")},
     "GenerationInfo": {
@@ -92,9 +100,33 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "image": (4, "optional bytes"),
         "image_url": (5, "optional string"),
     },
-    "PushRequest": {"item": (1, "Item")},
-    "DeleteRequest": {"item_id": (1, "string")},
-    "PushReceipt": {"item_id": (1, "string"), "sequence": (2, "uint64")},
+    "PushRequest": {"item": (1, "Item"), "idempotency_key": (2, "optional string")},
+    "DeleteRequest": {"item_id": (1, "string"), "idempotency_key": (2, "optional string")},
+    "PushReceipt": {"item_id": (1, "string"), "sequence": (2, "uint64"), "replayed": (3, "bool")},
+    "PushManyRequest": {"push": (1, "oneof PushRequest"), "delete": (2, "oneof DeleteRequest")},
+    "Refusal": {
+        "code": (1, "string"),
+        "detail": (2, "string"),
+        "retry_after_ms": (3, "optional int64"),
+    },
+    "PushOutcome": {
+        "index": (1, "uint64"),
+        "item_id": (2, "string"),
+        "receipt": (3, "oneof PushReceipt"),
+        "refusal": (4, "oneof Refusal"),
+    },
+    "EncodeRequest": {"items": (1, "repeated Item"), "records": (2, "bool")},
+    "EncodedItem": {
+        "vectors": (1, "map<string, Vector>"),
+        "record": (2, "bytes"),
+        "flagged": (3, "repeated string"),
+        "refusal": (4, "Refusal"),
+    },
+    "EncodeResponse": {
+        "space_id": (1, "string"),
+        "encoder_digest": (2, "string"),
+        "items": (3, "repeated EncodedItem"),
+    },
     "GetStatusRequest": {"item_id": (1, "string")},
     "ItemStatus": {
         "item_id": (1, "string"),
@@ -126,25 +158,32 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     },
 }
 ENUMS = {
-    "CandidateStatus": ["UNSPECIFIED", "OK", "COLD", "MISSING"],
+    "CandidateStatus": ["UNSPECIFIED", "OK", "COLD", "MISSING", "DEFAULT"],
+    "MissingPolicy": ["UNSPECIFIED", "MASK", "FAIL"],
     "BehaviourSource": ["UNSPECIFIED", "REQUEST", "STORED"],
     "ItemState": ["UNSPECIFIED", "QUEUED", "ENCODING", "SCOREABLE", "DELETED", "DEAD"],
 }
 SERVICES = {
     "Scorer": {
         "Score": ("ScoreRequest", "ScoreResponse"),
+        "ScoreMany": ("ScoreManyRequest", "ScoreManyResponse"),
         "ListGenerations": ("ListGenerationsRequest", "ListGenerationsResponse"),
     },
     "Items": {
         "Push": ("PushRequest", "PushReceipt"),
         "Delete": ("DeleteRequest", "PushReceipt"),
         "GetStatus": ("GetStatusRequest", "ItemStatus"),
+        "PushMany": ("PushManyRequest", "PushOutcome"),
     },
+    "Encoder": {"Encode": ("EncodeRequest", "EncodeResponse")},
     "Events": {
         "Append": ("AppendEventsRequest", "AppendEventsReceipt"),
         "Forget": ("ForgetUserRequest", "ForgetUserReceipt"),
     },
 }
+
+
+_CALL = r"rpc (\w+)\((?:stream )?(\w+)\) returns \((?:stream )?(\w+)\);"
 
 
 def stub_file() -> descriptor_pb2.FileDescriptorProto:
@@ -229,10 +268,7 @@ def test_the_proto_file_has_the_same_enums_and_services() -> None:
     enums = {n: re.findall(r"(\w+) = (\d+);", body) for n, body in blocks("enum").items()}
     assert {n: [v.split("_", 2)[2] for v, _ in values] for n, values in enums.items()} == ENUMS
     assert all([int(k) for _, k in values] == list(range(len(values))) for values in enums.values())
-    calls = {
-        n: {m: (i, o) for m, i, o in re.findall(r"rpc (\w+)\((\w+)\) returns \((\w+)\);", body)}
-        for n, body in blocks("service").items()
-    }
+    calls = {n: {m: (i, o) for m, i, o in re.findall(_CALL, body)} for n, body in blocks("service").items()}
     assert calls == SERVICES
 
 
@@ -291,7 +327,7 @@ def test_grpc_stubs_call_these_paths() -> None:
 
 
 def test_candidate_statuses_are_those_of_the_answer() -> None:
-    for name in ("OK", "COLD", "MISSING"):
+    for name in ("OK", "COLD", "MISSING", "DEFAULT"):
         number = repcenter_pb2.CandidateStatus.Value(f"CANDIDATE_STATUS_{name}")
         assert getattr(scores, name) == number
         assert scores.STATUS_NAMES[number] == name.lower()

@@ -27,6 +27,7 @@ async def test_openapi_documents_what_the_door_does(running: RunningScorer) -> N
             *("candidates", "behaviours", "scene", "user_id"),
             *("generation", "deadline_ms", "top_k"),
             *("user", "context", "timestamp_ms", "query", "request_id"),
+            *("missing", "default_score"),
         }
         assert "$ref" not in str(body["schema"])  # nothing that OpenAPI would look for elsewhere
         assert set(score["responses"]) == {"200", "404", "409", "413", "422", "429", "503", "504"}
@@ -37,7 +38,7 @@ async def test_openapi_documents_what_the_door_does(running: RunningScorer) -> N
         assert set(answer.json()) == set(EXAMPLE_ANSWER)
         assert (await http.get("/docs")).status_code == 200
     assert set(document["paths"]) == {
-        *("/v1/score", "/v1/generations", "/metrics"),
+        *("/v1/score", "/v1/score/many", "/v1/generations", "/metrics"),
         *("/health/live", "/health/ready", "/health/startup"),
         *("/v2", "/v2/health/live", "/v2/health/ready"),
         *("/v2/models/{model}", "/v2/models/{model}/ready", "/v2/models/{model}/infer"),

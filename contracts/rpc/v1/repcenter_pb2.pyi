@@ -7,12 +7,19 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class MissingPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MISSING_POLICY_UNSPECIFIED: _ClassVar[MissingPolicy]
+    MISSING_POLICY_MASK: _ClassVar[MissingPolicy]
+    MISSING_POLICY_FAIL: _ClassVar[MissingPolicy]
+
 class CandidateStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CANDIDATE_STATUS_UNSPECIFIED: _ClassVar[CandidateStatus]
     CANDIDATE_STATUS_OK: _ClassVar[CandidateStatus]
     CANDIDATE_STATUS_COLD: _ClassVar[CandidateStatus]
     CANDIDATE_STATUS_MISSING: _ClassVar[CandidateStatus]
+    CANDIDATE_STATUS_DEFAULT: _ClassVar[CandidateStatus]
 
 class ItemState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -28,10 +35,14 @@ class BehaviourSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BEHAVIOUR_SOURCE_UNSPECIFIED: _ClassVar[BehaviourSource]
     BEHAVIOUR_SOURCE_REQUEST: _ClassVar[BehaviourSource]
     BEHAVIOUR_SOURCE_STORED: _ClassVar[BehaviourSource]
+MISSING_POLICY_UNSPECIFIED: MissingPolicy
+MISSING_POLICY_MASK: MissingPolicy
+MISSING_POLICY_FAIL: MissingPolicy
 CANDIDATE_STATUS_UNSPECIFIED: CandidateStatus
 CANDIDATE_STATUS_OK: CandidateStatus
 CANDIDATE_STATUS_COLD: CandidateStatus
 CANDIDATE_STATUS_MISSING: CandidateStatus
+CANDIDATE_STATUS_DEFAULT: CandidateStatus
 ITEM_STATE_UNSPECIFIED: ItemState
 ITEM_STATE_QUEUED: ItemState
 ITEM_STATE_ENCODING: ItemState
@@ -57,7 +68,7 @@ class Vector(_message.Message):
     def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("scene", "user_id", "behaviours", "candidates", "generation", "user", "context", "timestamp_ms", "query", "request_id")
+    __slots__ = ("scene", "user_id", "behaviours", "candidates", "generation", "user", "context", "timestamp_ms", "query", "request_id", "top_k", "missing", "default_score")
     class UserEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +100,9 @@ class ScoreRequest(_message.Message):
     TIMESTAMP_MS_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_SCORE_FIELD_NUMBER: _ClassVar[int]
     scene: str
     user_id: str
     behaviours: _containers.RepeatedCompositeFieldContainer[Behaviour]
@@ -99,7 +113,10 @@ class ScoreRequest(_message.Message):
     timestamp_ms: int
     query: _containers.MessageMap[str, Vector]
     request_id: str
-    def __init__(self, scene: _Optional[str] = ..., user_id: _Optional[str] = ..., behaviours: _Optional[_Iterable[_Union[Behaviour, _Mapping]]] = ..., candidates: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ..., user: _Optional[_Mapping[str, Attribute]] = ..., context: _Optional[_Mapping[str, Attribute]] = ..., timestamp_ms: _Optional[int] = ..., query: _Optional[_Mapping[str, Vector]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    top_k: int
+    missing: MissingPolicy
+    default_score: float
+    def __init__(self, scene: _Optional[str] = ..., user_id: _Optional[str] = ..., behaviours: _Optional[_Iterable[_Union[Behaviour, _Mapping]]] = ..., candidates: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ..., user: _Optional[_Mapping[str, Attribute]] = ..., context: _Optional[_Mapping[str, Attribute]] = ..., timestamp_ms: _Optional[int] = ..., query: _Optional[_Mapping[str, Vector]] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., missing: _Optional[_Union[MissingPolicy, str]] = ..., default_score: _Optional[float] = ...) -> None: ...
 
 class Completeness(_message.Message):
     __slots__ = ("behaviours_asked", "behaviours_found", "candidates_asked", "candidates_found", "columns_asked", "columns_found", "behaviours_source", "stale")
@@ -136,7 +153,7 @@ class Timings(_message.Message):
     def __init__(self, queue_ms: _Optional[float] = ..., fetch_ms: _Optional[float] = ..., assemble_ms: _Optional[float] = ..., run_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("scene", "generation", "scores", "statuses", "completeness", "timings", "request_id")
+    __slots__ = ("scene", "generation", "scores", "statuses", "completeness", "timings", "request_id", "top")
     SCENE_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
@@ -144,6 +161,7 @@ class ScoreResponse(_message.Message):
     COMPLETENESS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
     scene: str
     generation: str
     scores: _containers.RepeatedScalarFieldContainer[float]
@@ -151,7 +169,38 @@ class ScoreResponse(_message.Message):
     completeness: Completeness
     timings: Timings
     request_id: str
-    def __init__(self, scene: _Optional[str] = ..., generation: _Optional[str] = ..., scores: _Optional[_Iterable[float]] = ..., statuses: _Optional[_Iterable[_Union[CandidateStatus, str]]] = ..., completeness: _Optional[_Union[Completeness, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    top: _containers.RepeatedCompositeFieldContainer[TopItem]
+    def __init__(self, scene: _Optional[str] = ..., generation: _Optional[str] = ..., scores: _Optional[_Iterable[float]] = ..., statuses: _Optional[_Iterable[_Union[CandidateStatus, str]]] = ..., completeness: _Optional[_Union[Completeness, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., request_id: _Optional[str] = ..., top: _Optional[_Iterable[_Union[TopItem, _Mapping]]] = ...) -> None: ...
+
+class TopItem(_message.Message):
+    __slots__ = ("item_id", "position", "score")
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    position: int
+    score: float
+    def __init__(self, item_id: _Optional[str] = ..., position: _Optional[int] = ..., score: _Optional[float] = ...) -> None: ...
+
+class ScoreManyRequest(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[ScoreRequest]
+    def __init__(self, requests: _Optional[_Iterable[_Union[ScoreRequest, _Mapping]]] = ...) -> None: ...
+
+class ScoreOutcome(_message.Message):
+    __slots__ = ("answer", "refusal")
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    answer: ScoreResponse
+    refusal: Refusal
+    def __init__(self, answer: _Optional[_Union[ScoreResponse, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+
+class ScoreManyResponse(_message.Message):
+    __slots__ = ("outcomes",)
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    outcomes: _containers.RepeatedCompositeFieldContainer[ScoreOutcome]
+    def __init__(self, outcomes: _Optional[_Iterable[_Union[ScoreOutcome, _Mapping]]] = ...) -> None: ...
 
 class ListGenerationsRequest(_message.Message):
     __slots__ = ()

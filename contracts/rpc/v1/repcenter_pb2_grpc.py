@@ -40,6 +40,11 @@ class ScorerStub:
                 request_serializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ScoreResponse.FromString,
                 _registered_method=True)
+        self.ScoreMany = channel.unary_unary(
+                '/repcenter.v1.Scorer/ScoreMany',
+                request_serializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ScoreManyRequest.SerializeToString,
+                response_deserializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ScoreManyResponse.FromString,
+                _registered_method=True)
         self.ListGenerations = channel.unary_unary(
                 '/repcenter.v1.Scorer/ListGenerations',
                 request_serializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ListGenerationsRequest.SerializeToString,
@@ -53,6 +58,13 @@ class ScorerServicer:
 
     def Score(self, request, context):
         """Scores candidates for one user, in the order given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScoreMany(self, request, context):
+        """Scores several requests, each for itself: one that is refused stops no other.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,6 +84,11 @@ def add_ScorerServicer_to_server(servicer, server):
                     servicer.Score,
                     request_deserializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ScoreRequest.FromString,
                     response_serializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ScoreResponse.SerializeToString,
+            ),
+            'ScoreMany': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScoreMany,
+                    request_deserializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ScoreManyRequest.FromString,
+                    response_serializer=contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ScoreManyResponse.SerializeToString,
             ),
             'ListGenerations': grpc.unary_unary_rpc_method_handler(
                     servicer.ListGenerations,
@@ -107,6 +124,33 @@ class Scorer:
             '/repcenter.v1.Scorer/Score',
             contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ScoreRequest.SerializeToString,
             contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/repcenter.v1.Scorer/ScoreMany',
+            contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ScoreManyRequest.SerializeToString,
+            contracts_dot_rpc_dot_v1_dot_repcenter__pb2.ScoreManyResponse.FromString,
             options,
             channel_credentials,
             insecure,
