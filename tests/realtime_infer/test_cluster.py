@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from contracts.errors import Unavailable
+from contracts.errors import NotPermitted, Unavailable
 from contracts.items import Item
 from contracts.space import SHARDS
+from param_server.access import ROLES
 from param_server.cache import CacheLimits, RowCache
 from param_server.cluster import Cluster
 from param_server.commands import slots_of
@@ -41,6 +42,7 @@ from tests.realtime_infer.sinks import follows, quick, sinking
 from tests.realtime_infer.workers import ended, until, working
 
 ITEMS = [f"item {n}" for n in range(60)]
+PASSWORD = "of-sixteen-or-more"
 ALL = [Partition(number) for number in range(DEFAULT_PARTITIONS)]
 
 
@@ -191,6 +193,38 @@ async def replaced(stream: Cluster, victim: ClusterNode) -> None:
 def owner(cluster: EmbeddedCluster, stream: Cluster, keys: Partition) -> ClusterNode:
     address = stream.slots.owner(int(slots_of([keys.pushes])[0]))
     return next(node for node in cluster.nodes if ("127.0.0.1", node.port) == address)
+
+
+async def test_roles_are_enough_on_a_cluster(
+    cluster: EmbeddedCluster,
+    stream: Cluster,
+    settings: StoreSettings,
+    encoder: Encoder,
+    encoder_settings: EncoderSettings,
+) -> None:
+    """Pushes and the worker as the encoder's user, copies of rows as the scorer's, who writes nothing."""
+    for node in cluster.nodes:
+        with contextlib.closing(node.client()) as client:
+            for role in ROLES.values():
+                words = ["ACL", "SETUSER", role.user, *role.rules(PASSWORD).split()]
+                client.execute_command(*words)  # type: ignore[no-untyped-call]
+    urls = {name: cluster.url.replace("//", f"//{role.user}:{PASSWORD}@") for name, role in ROLES.items()}
+    encoding = settings.model_copy(update={"redis_url": urls["encoder"], "wait_replicas": 1})
+    async with connect(urls["encoder"], encoding) as ours, connect(urls["scorer"], settings) as theirs:
+        ingest, store = Ingest(ours, encoder_settings), Store(ours)
+        await store.create_space(encoder.space)
+        cache = RowCache(Store(theirs), theirs, CacheLimits(1 << 20), 0.5)
+        cache.use(encoder.space, None)
+        async with working(encoder_settings, encoding):
+            await pushed(ingest, "Heat")
+            statuses = await ended(ingest, ITEMS)
+            assert {status.state for status in statuses} == {PushState.SCOREABLE}, statuses
+        await until(lambda: _answer(cache.lag_s < 1.0))
+        assert (await cache.fetch(encoder.space, None, ITEMS)).found.all()
+        assert None not in await ask(stream, *((b"GET", keys.node) for keys in ALL))
+        with pytest.raises(NotPermitted, match="may not run"):
+            await Ingest(theirs, encoder_settings).push(titled("item", "Heat"))
+        await cache.close()
 
 
 async def test_what_one_node_refuses_does_not_drop_what_others_gave(
