@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-faults test-clients test-install demo up loadtest bench-graph bench-freshness bench-train ranker-results proto format clean
+.PHONY: help install check test test-faults test-clients test-benches test-install demo up loadtest bench-graph bench-serve bench-freshness bench-train ranker-results proto format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ test: check ## the whole suite (at most 10 minutes on 2 cores)
 test-faults: install ## kills, stops, cuts and skewed clocks on real servers (about seven minutes; PICTURES=, SEED=)
 	$(if $(PICTURES),PICTURES=$(PICTURES)) $(if $(SEED),SEED=$(SEED)) $(BIN)/python -m pytest tests/faults tests/param_server/test_shelf_machine.py tests/serving -m faults
 
+test-benches: install ## benchmarks that train a ranker first, small (under a minute)
+	$(BIN)/python -m pytest tests/cli/test_serve_bench.py -m benches
+
 test-clients: install ## clients of others, unchanged, in an environment of their own: tritonclient, the protocol's own OpenAPI
 	$(PYTHON) -m venv var/clients
 	var/clients/bin/pip install --quiet --disable-pip-version-check 'tritonclient[http,grpc]==2.73.0'
@@ -59,6 +62,10 @@ bench-graph: install ## the serving graph beside the literal one, one thread (ab
 
 bench-freshness: install ## from a push to a score that says ok; capacity of workers (about five minutes; DATA=, IMAGE_TOWER=)
 	$(BIN)/repcenter bench freshness $(if $(DATA),--data $(DATA)) $(if $(IMAGE_TOWER),--image-tower $(IMAGE_TOWER))
+
+bench-serve: install ## the scorer's doors beside the bare graph, on a quiet machine (about seven minutes)
+	$(BIN)/repcenter bench serve --door http --overload 60
+	$(BIN)/repcenter bench serve --door grpc --overload 60
 
 bench-train: install ## training rows per second beside FuxiCTR's DIN, which gets an environment of its own
 	$(BIN)/repcenter bench train

@@ -29,7 +29,7 @@ GROWTH = (*((n, BEHAVIOURS) for n in (10, 500, 1_000)), *((CANDIDATES, t) for t 
 AGREEMENT = 1e-4  # between a served score and the literal graph's
 SETTINGS: dict[str, object] = {"REPCENTER_WORKERS": 1, "REPCENTER_THREADS": 1}
 MAX_WAIT_MS = 10  # REPCENTER_MAX_WAIT_MS of the scorer that is overloaded
-_REQUESTS = 64
+_REQUESTS = 32
 _CONNECTIONS = 4
 _DEADLINE_S = 1.0
 _WARM_S = 0.5
@@ -89,7 +89,7 @@ def run(options: BenchOptions, var: Path, say: Say) -> dict[str, Any]:
             say("twice the capacity", steps - 1, steps)
             strict = {**SETTINGS, "REPCENTER_MAX_WAIT_MS": MAX_WAIT_MS}
             with served(server.url, var, where.server, strict) as scorer:
-                other = _Bench(options, world, graph, scorer, where)
+                other = _Bench(options, world, graph, scorer, where, bench.case)
                 result["overload"] = other.overload(result["served_rps"])
             bench.compared += other.compared
         say("done", steps, steps)
@@ -124,16 +124,23 @@ def lines(result: Mapping[str, Any]) -> str:
 
 class _Bench:
     def __init__(
-        self, options: BenchOptions, world: ServeWorld, graph: OnnxModel, scorer: Served, where: Cores
+        self,
+        options: BenchOptions,
+        world: ServeWorld,
+        graph: OnnxModel,
+        scorer: Served,
+        where: Cores,
+        case: _Case | None = None,
     ) -> None:
+        """case: of N = 100, T = 64, where it is made already."""
         self._options, self._world, self._graph, self._scorer = options, world, graph, scorer
         self._cores = where
         self._where = scorer.http_url if options.door == "http" else scorer.grpc_target
         self.wrong, self.compared = 0, 0
-        self._main = self._case(CANDIDATES, BEHAVIOURS)
+        self.case = case or self._case(CANDIDATES, BEHAVIOURS)
 
     def main(self) -> dict[str, Any]:
-        return self._in_turn(self._main, self._options.rounds, self._options.seconds)
+        return self._in_turn(self.case, self._options.rounds, self._options.seconds)
 
     def grown(self, candidates: int, behaviours: int) -> dict[str, Any]:
         case = self._case(candidates, behaviours, 8)
@@ -142,9 +149,9 @@ class _Bench:
 
     def half_load(self, served_rps: float) -> dict[str, Any]:
         load = self._drive(
-            lambda wire: open_loop(wire, self._main.payloads, served_rps / 2, self._options.half_load_s)
+            lambda wire: open_loop(wire, self.case.payloads, served_rps / 2, self._options.half_load_s)
         )
-        self._check(self._main, load)
+        self._check(self.case, load)
         p50, p99 = load.ms(50, OK), load.ms(99, OK)
         return {
             "p50_ms": None if p50 is None else round(p50, 3),
@@ -154,11 +161,11 @@ class _Bench:
 
     def overload(self, served_rps: float) -> dict[str, Any]:
         """Twice the capacity in an open loop: what is admitted, how long it and a refusal take."""
-        self._drive(lambda wire: closed_loop(wire, self._main.payloads, 1, _WARM_S))
+        self._drive(lambda wire: closed_loop(wire, self.case.payloads, 1, _WARM_S))
         load = self._drive(
-            lambda wire: open_loop(wire, self._main.payloads, 2 * served_rps, self._options.overload_s)
+            lambda wire: open_loop(wire, self.case.payloads, 2 * served_rps, self._options.overload_s)
         )
-        self._check(self._main, load)
+        self._check(self.case, load)
         admitted, refused = load.ms(99, OK), load.ms(99, "overloaded")
         return {
             "rate": round(2 * served_rps, 1),

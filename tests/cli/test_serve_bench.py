@@ -10,6 +10,7 @@ from cli.serve_bench import BenchOptions, lines, run
 from cli.serve_world import serve_world
 
 
+@pytest.mark.benches
 def test_bench_serve_gives_its_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     serve_world(tmp_path / "world", steps=2)
     said: list[str] = []
