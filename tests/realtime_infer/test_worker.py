@@ -1,3 +1,5 @@
+"""What a worker makes of pushes and deletions, and which encoder it runs."""
+
 from __future__ import annotations
 
 import asyncio
@@ -18,16 +20,13 @@ from contracts.window import Window
 from param_server.generations import Generations
 from param_server.settings import StoreSettings
 from param_server.store import Store
-from param_server.windows import Windows
 from realtime_infer.app import open_worker
 from realtime_infer.encoder import Encoder
 from realtime_infer.ingest import Backlog, Ingest
-from realtime_infer.push_queue import PushQueue
 from realtime_infer.push_status import PushState
 from realtime_infer.settings import EncoderSettings
 from tests.encoder_bundle import ASCII_TOKENS, make_encoder_bundle, picture
 from tests.param_server.samples import make_generation, make_id_rows, seal_ranker
-from tests.realtime_infer.conftest import entries
 from tests.realtime_infer.workers import KEYS, dead_letters, ended, pending, until, windows, working
 
 GREEN = picture((20, 200, 20))
@@ -74,68 +73,6 @@ async def test_an_idle_worker_does_not_wait_for_a_batch_to_fill(
             await ingest.push(titled(f"item {n}"))
             (status,) = await ended(ingest, [f"item {n}"], timeout_s=9.0)
             assert status.state == PushState.SCOREABLE
-
-
-async def test_poison_is_dead_with_a_reason_and_neighbours_pass(
-    redis: Redis,
-    store: Store,
-    ingest: Ingest,
-    encoder: Encoder,
-    encoder_settings: EncoderSettings,
-    settings: StoreSettings,
-) -> None:
-    """All of them wait before the worker starts, so they share one batch."""
-    await ingest.push(titled("before"))
-    await ingest.push(Item("poison", {"title": "fine"}, image=POISON))
-    await ingest.push(Item("untitled", {"subtitle": "no field of the template"}))
-    await ingest.push(titled("after"))
-    async with working(encoder_settings, settings):
-        statuses = await ended(ingest, ["before", "poison", "untitled", "after"])
-    assert [s.state.value for s in statuses] == ["scoreable", "dead", "dead", "scoreable"]
-    assert "not a readable picture" in statuses[1].reason
-    assert "no picture and no text" in statuses[2].reason
-    letters = await dead_letters(redis)
-    assert [letter[b"i"] for letter in letters] == [b"poison", b"untitled"]
-    assert letters[0][b"code"] == b"invalid"
-    assert letters[0][b"reason"].decode() == statuses[1].reason
-    assert int(letters[0][b"n"]) > len(POISON)
-    assert (await store.fetch(encoder.space, None, ["before", "poison", "after"])).found.tolist() == [
-        True,
-        False,
-        True,
-    ]
-
-
-async def test_an_item_on_which_the_graph_itself_raises_dies_alone(
-    redis: Redis,
-    tmp_path: Path,
-    ingest: Ingest,
-    encoder_settings: EncoderSettings,
-    settings: StoreSettings,
-) -> None:
-    fragile = make_encoder_bundle(tmp_path / "fragile", known_tokens=ASCII_TOKENS)
-    ids = [str(i) for i in range(7)]
-    for item_id in ids:
-        await ingest.push(titled(item_id, "\u00e9" if item_id == "3" else "plain"))
-    async with working(encoder_settings.model_copy(update={"encoder_uri": str(fragile.path)}), settings):
-        statuses = await ended(ingest, ids)
-    assert [s.item_id for s in statuses if s.state is PushState.DEAD] == ["3"]
-    assert "the encoder failed on it" in statuses[3].reason
-
-
-async def test_entries_that_are_no_pushes_are_dead_letters(
-    redis: Redis, ingest: Ingest, encoder_settings: EncoderSettings, settings: StoreSettings
-) -> None:
-    await redis.xadd(KEYS.pushes, {"i": "future", "s": "1", "p": b"RP\x09\x01later version"})
-    await redis.xadd(KEYS.pushes, {"unknown": "fields"})
-    await ingest.push(titled("a"))
-    async with working(encoder_settings, settings):
-        await ended(ingest, ["a"])
-        (status,) = await ended(ingest, ["future"])
-    assert (status.state, status.sequence) == (PushState.DEAD, 1)
-    assert "version 9" in status.reason
-    assert [letter[b"code"] for letter in await dead_letters(redis)] == [b"unknown_version", b"invalid"]
-    assert await redis.xlen(KEYS.pushes) == 0
 
 
 async def test_of_several_pushes_of_one_item_the_newest_good_one_stays(
@@ -187,102 +124,6 @@ async def test_a_deletion_becomes_a_tombstone_and_a_later_push_revives(
         assert (await store.fetch(encoder.space, None, ["a"])).found.all()
 
 
-@pytest.mark.parametrize("crashed_after", ["read", "commit", "announce"])
-async def test_a_redelivered_batch_changes_nothing_twice(
-    redis: Redis,
-    store: Store,
-    ingest: Ingest,
-    encoder: Encoder,
-    encoder_settings: EncoderSettings,
-    settings: StoreSettings,
-    crashed_after: str,
-) -> None:
-    """Another consumer got the batch and died at each of the places where it could."""
-    items = [titled(str(i)) for i in range(5)]
-    receipts = [await ingest.push(item) for item in items]
-    lost = PushQueue(redis, encoder_settings.model_copy(update={"consumer": "died"}))
-    await lost.open()
-    assert len(await lost.read()) == 5
-    sequences = np.array([r.sequence for r in receipts], np.uint64)
-    window = Window(
-        encoder.space, [i.item_id for i in items], encoder.records(encoder.encode(items), sequences), 1
-    )
-    dying = Windows(store, redis, 100)
-    if crashed_after != "read":
-        await dying.commit(window)
-    if crashed_after == "announce":
-        await dying.announce(window)
-    async with working(encoder_settings, settings):
-        statuses = await ended(ingest, [item.item_id for item in items])
-    assert {s.state for s in statuses} == {PushState.SCOREABLE}
-    assert (await store.sequences(encoder.space, window.item_ids)).tolist() == sequences.tolist()
-    stored = (await store.fetch(encoder.space, None, window.item_ids)).records
-    announced = {
-        (item_id, record.tobytes())
-        for message in await windows(redis, encoder.space)
-        for item_id, record in zip(message.item_ids, message.records, strict=True)
-    }
-    assert announced == {
-        (item_id, record.tobytes()) for item_id, record in zip(window.item_ids, stored, strict=True)
-    }
-    assert await pending(redis) == 0
-    assert (await ingest.backlog()).entries == 0
-
-
-async def test_an_entry_that_kills_its_workers_dies_alone(
-    redis: Redis, ingest: Ingest, encoder_settings: EncoderSettings, settings: StoreSettings
-) -> None:
-    """Workers that died: consumers that took an entry and never settled it."""
-    for item_id in ("a", "killer", "b"):
-        await ingest.push(titled(item_id))
-    died = PushQueue(redis, encoder_settings.model_copy(update={"consumer": "died"}))
-    await died.open()
-    batch = await died.read()
-    killer = next(d for d in batch if d.fields[b"i"] == b"killer")
-    for deliveries in range(2, encoder_settings.max_deliveries + 1):
-        claimed = await died.claim(killer, 0)
-        assert claimed is not None
-        assert claimed.deliveries == deliveries
-        killer = claimed
-    async with working(encoder_settings, settings):
-        statuses = await ended(ingest, ["a", "killer", "b"])
-    assert [s.state.value for s in statuses] == ["scoreable", "dead", "scoreable"]
-    assert "delivered 5 times" in statuses[1].reason
-
-
-async def test_a_batch_in_hand_is_encoding_and_nobody_elses(
-    redis: Redis, ingest: Ingest, encoder_settings: EncoderSettings
-) -> None:
-    await ingest.push(titled("a"))
-    await ingest.push(titled("b"))
-    mine = PushQueue(redis, encoder_settings)
-    await mine.open()
-    batch = await mine.read()
-    newer = await ingest.push(titled("b", "newer"))
-    await mine.encoding(batch)
-    assert (await ingest.status("a")).state is PushState.ENCODING
-    status = await ingest.status("b")
-    assert (status.state, status.sequence) == (PushState.QUEUED, newer.sequence)
-    other = PushQueue(redis, encoder_settings.model_copy(update={"consumer": "other"}))
-    assert await other.abandoned(60_000) == []
-    assert await other.claim(batch[0], 60_000) is None
-    assert await other.abandoned(0, own=True) == []
-    held = await mine.abandoned(0, own=True)
-    assert [(d.entry_id, d.deliveries) for d in held] == [(d.entry_id, 1) for d in batch]
-
-
-async def test_a_worker_with_the_name_of_a_dead_one_goes_on_at_once(
-    redis: Redis, ingest: Ingest, encoder_settings: EncoderSettings, settings: StoreSettings
-) -> None:
-    patient = encoder_settings.model_copy(update={"reclaim_idle_ms": 600_000})
-    await ingest.push(titled("a"))
-    died = PushQueue(redis, patient)
-    await died.open()
-    await died.read()
-    async with working(patient, settings):
-        assert [s.state for s in await ended(ingest, ["a"], 5)] == [PushState.SCOREABLE]
-
-
 async def test_a_push_that_lost_to_a_newer_record_is_settled_and_not_announced(
     redis: Redis,
     store: Store,
@@ -300,33 +141,6 @@ async def test_a_push_that_lost_to_a_newer_record_is_settled_and_not_announced(
     assert (await store.fetch(encoder.space, None, ["a"])).records.tobytes() == window.records.tobytes()
     assert await windows(redis, encoder.space) == []
     assert (await ingest.backlog()).entries == 0
-
-
-async def test_two_workers_share_the_stream(
-    redis: Redis, ingest: Ingest, encoder_settings: EncoderSettings, settings: StoreSettings
-) -> None:
-    ids = [str(i) for i in range(60)]
-    small = encoder_settings.model_copy(update={"batch_size": 4})
-    async with working(small, settings), working(small.model_copy(update={"consumer": "worker-2"}), settings):
-        for item_id in ids:
-            await ingest.push(titled(item_id))
-        statuses = await ended(ingest, ids)
-    assert {s.state for s in statuses} == {PushState.SCOREABLE}
-
-
-async def test_streams_and_letters_are_bounded(
-    redis: Redis, ingest: Ingest, encoder: Encoder, encoder_settings: EncoderSettings, settings: StoreSettings
-) -> None:
-    """Trimming of windows is approximate: whole nodes of 100 entries."""
-    tight = encoder_settings.model_copy(update={"max_dead_letters": 1, "max_windows": 1, "batch_size": 1})
-    for i in range(150):
-        await ingest.push(Item(f"p{i}", image=POISON))
-        await ingest.push(titled(f"g{i}"))
-    async with working(tight, settings):
-        await ended(ingest, ["p149", "g149"])
-    assert [letter[b"i"] for letter in await dead_letters(redis)] == [b"p149"]
-    assert 1 <= len(await windows(redis, encoder.space)) <= 100
-    assert await entries(redis, KEYS.pushes) == []
 
 
 async def test_a_worker_follows_the_generation_of_its_scene(
@@ -379,15 +193,6 @@ async def test_a_worker_follows_the_generation_of_its_scene(
     assert 'repcenter_rows_flagged_total{modality="fused"} 0.0' in metrics
 
 
-async def test_a_lost_group_is_made_again(
-    redis: Redis, ingest: Ingest, encoder_settings: EncoderSettings, settings: StoreSettings
-) -> None:
-    async with working(encoder_settings, settings):
-        await redis.delete(KEYS.pushes)
-        await ingest.push(titled("a"))
-        assert [s.state for s in await ended(ingest, ["a"], 10)] == [PushState.SCOREABLE]
-
-
 async def test_an_encoder_that_breaks_stops_the_worker_and_loses_nothing(
     redis: Redis,
     tmp_path: Path,
@@ -413,21 +218,3 @@ async def test_an_encoder_that_breaks_stops_the_worker_and_loses_nothing(
     assert (await ingest.backlog()).entries == 1
     async with working(encoder_settings, settings):
         assert [s.state for s in await ended(ingest, ["a"], 10)] == [PushState.SCOREABLE]
-
-
-async def test_stopping_finishes_the_batch_in_hand(
-    redis: Redis, ingest: Ingest, encoder_settings: EncoderSettings, settings: StoreSettings
-) -> None:
-    ids = [str(i) for i in range(200)]
-    for item_id in ids:
-        await ingest.push(Item(item_id, {"title": "x"}, image=GREEN))
-    async with working(encoder_settings.model_copy(update={"batch_size": 16}), settings):
-
-        async def begun() -> bool:
-            return (await ingest.backlog()).entries < 200
-
-        await until(begun)
-    states = [(await ingest.status(item_id)).state for item_id in ids]
-    assert set(states) <= {PushState.SCOREABLE, PushState.QUEUED}
-    assert states.count(PushState.SCOREABLE) >= 16
-    assert await pending(redis) == 0
