@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
@@ -14,10 +13,10 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from cli.score_request import column, score_request
 from cli.settings import ClientSettings
 from contracts.errors import InvalidInput, NotFound
-from contracts.items import AttributeValue, Item
-from contracts.request import Behaviour, ScoreRequest
+from contracts.items import Item
 from serving.client import HttpClient, ItemStatus
 
 _POLL_S = 0.02
@@ -43,14 +42,7 @@ def print_scores(
     query_file: Path | None = None,
 ) -> None:
     """Best first; items that are not known have no score. user, context: name=value."""
-    request = ScoreRequest(
-        candidates,
-        [Behaviour(b) for b in behaviours],
-        scene,
-        user=dict(_column(u, "--user") for u in user),
-        context=dict(_column(c, "--context") for c in context),
-        query={} if query_file is None else _query(query_file),
-    )
+    request = score_request(candidates, behaviours, scene, user, context, query_file)
     answer = _ask(url, lambda client: client.score(request))
     names = answer.status_names()
     order = answer.top(len(candidates))
@@ -83,7 +75,7 @@ def push_one(
     item = Item(
         item_id,
         {"title": title} if title else {},
-        dict(_column(a, "--attribute") for a in attributes),
+        dict(column(a, "--attribute") for a in attributes),
         image.read_bytes() if image is not None else None,
     )
 
@@ -99,29 +91,6 @@ def push_one(
             await asyncio.sleep(_POLL_S)
 
     _print_status(_ask(url, push))
-
-
-def _column(text: str, option: str) -> tuple[str, AttributeValue]:
-    """name=value; a value that reads as a finite number is one."""
-    name, sign, value = text.partition("=")
-    if not sign or not name:
-        raise InvalidInput(option, text, "must be name=value")
-    try:
-        number = float(value)
-    except ValueError:
-        return name, value
-    return name, number if math.isfinite(number) else value
-
-
-def _query(path: Path) -> dict[str, list[float]]:
-    """The JSON file's vectors by modality."""
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InvalidInput("--query-file", str(path), f"is not a JSON file: {error!r}") from error
-    if not isinstance(document, dict) or not all(isinstance(v, list) for v in document.values()):
-        raise InvalidInput("--query-file", str(path), "must hold an object of lists of numbers")
-    return document
 
 
 def print_status(url: str, item_id: str) -> None:

@@ -153,6 +153,40 @@ def score(
 
 
 @app.command()
+def explain(
+    candidates: Annotated[list[str], typer.Argument(help="Items to score.")],
+    behaviour: Annotated[
+        list[str] | None, typer.Option("--behaviour", "-b", help="A past item, oldest first; repeat.")
+    ] = None,
+    scene: Annotated[str, typer.Option(help="Scene to score in.")] = "default",
+    top: Annotated[int, typer.Option(min=1, max=20, help="Explain so many of the best.")] = 3,
+    user_id: Annotated[
+        str | None, typer.Option(help="The user; their stored behaviours, without -b.")
+    ] = None,
+    user: Annotated[
+        list[str] | None, typer.Option("--user", "-u", help="A column of the user, name=value; repeat.")
+    ] = None,
+    context: Annotated[
+        list[str] | None, typer.Option("--context", "-c", help="A column of the request, name=value; repeat.")
+    ] = None,
+    query_file: Annotated[
+        Path | None, typer.Option(help="JSON of what was searched for: modality -> list of numbers.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page, with its pictures inside.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Data directory whose items.parquet has titles and pictures.")
+    ] = None,
+    url: Scorer = SCORER_URL,
+    json: Json = False,
+) -> None:
+    """Why the best candidates score as they do: behaviours, weights, distributions, what each part adds."""
+    from cli.explain import explain as draw
+
+    told = (user_id, user or [], context or [], query_file)
+    draw(url, candidates, behaviour or [], scene, top, *told, html, data, json)
+
+
+@app.command()
 def replay(
     captured: Annotated[Path, typer.Argument(help="A captured request, or a directory of them.")],
     ranker: Annotated[

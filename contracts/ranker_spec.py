@@ -13,6 +13,7 @@ from contracts.schema import FeatureSchema, schema_from_json
 from contracts.space import Space, space_from_json
 
 RANKER_SPEC_VERSION = 2
+REFERENCE = "reference.onnx"  # the equations term by term: explains scores that ranker.onnx computed
 
 
 @dataclass(frozen=True)

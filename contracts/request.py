@@ -11,6 +11,7 @@ import numpy as np
 
 from contracts.codec import MAX_MODALITIES
 from contracts.errors import InvalidInput, TooLarge
+from contracts.explanation import MAX_EXPLAINED
 from contracts.items import MAX_ID_BYTES, AttributeValue, check_attributes, check_item_id, check_name
 
 MAX_CANDIDATES = 2_000
@@ -52,7 +53,8 @@ class ScoreRequest:
     searched for, a vector for any modalities of the space, of any length but zero; empty = no search.
     A ranker that reads no search ignores it. request_id: the caller's name of the request, None = the scorer
     gives one. missing: what becomes of candidates that are known by neither content nor ID row: masked (no
-    score) or the whole request fails. default_score: the score of masked ones, None = none.
+    score) or the whole request fails. default_score: the score of masked ones, None = none. explain:
+    how many of the best candidates to explain, at most MAX_EXPLAINED.
     """
 
     candidates: Sequence[str]
@@ -66,6 +68,7 @@ class ScoreRequest:
     request_id: str | None = None
     missing: MissingPolicy = "mask"
     default_score: float | None = None
+    explain: int = 0
 
 
 def check_request(request: ScoreRequest, limits: Limits = DEFAULT_LIMITS) -> ScoreRequest:
@@ -90,6 +93,8 @@ def check_request(request: ScoreRequest, limits: Limits = DEFAULT_LIMITS) -> Sco
     if request.request_id is not None:
         check_item_id(request.request_id, "request_id")
     _check_missing(request)
+    if type(request.explain) is not int or not 0 <= request.explain <= MAX_EXPLAINED:
+        raise InvalidInput("explain", request.explain, f"must be an integer, 0 to {MAX_EXPLAINED}")
     check_attributes(request.user, "user")
     check_attributes(request.context, "context")
     if len(request.query) > MAX_MODALITIES:

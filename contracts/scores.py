@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from contracts.explanation import Explanation
+
 # The numbers are those of repcenter.v1.CandidateStatus.
 OK, COLD, MISSING, DEFAULT = 1, 2, 3, 4
 STATUS_NAMES = ("unspecified", "ok", "cold", "missing", "default")
@@ -53,7 +55,8 @@ class Scores:
 
     statuses: (N,) uint8 of OK (content record found), COLD (ID row alone), MISSING (neither) and DEFAULT
     (neither: the score is the one that the request gave for such items).
-    request_id: the request's own, or the one that the scorer gave it.
+    request_id: the request's own, or the one that the scorer gave it. explanations: of the best candidates,
+    best first; None where none were asked for.
     """
 
     scene: str
@@ -63,6 +66,7 @@ class Scores:
     completeness: Completeness
     timings: Timings
     request_id: str = ""
+    explanations: tuple[Explanation, ...] | None = None
 
     def status_names(self) -> list[str]:
         """The statuses in words, in candidate order."""

@@ -22,7 +22,7 @@ from contracts.features import GRAPH_INPUTS, GRAPH_OUTPUTS, Assembled, assemble,
 from contracts.items import AttributeValue
 from contracts.manifest import Generation, IdTable
 from contracts.onnx_model import OnnxModel, replay
-from contracts.ranker_spec import RankerSpec, ranker_spec_from_json
+from contracts.ranker_spec import REFERENCE, RankerSpec, ranker_spec_from_json
 from contracts.request import Behaviour, ScoreRequest
 from contracts.schema import FeatureSchema
 from contracts.space import Space, same_space
@@ -37,13 +37,17 @@ _WARM_VALUES: dict[str, AttributeValue] = {"categorical": "a", "numeric": 1.0}
 
 @dataclass(frozen=True, eq=False)
 class LoadedGeneration:
-    """Held by the scenes that serve it and by each request that pinned it; freed when the last lets go."""
+    """Held by the scenes that serve it and by each request that pinned it; freed when the last lets go.
+
+    reference: the graph that explains scores, None where the bundle has none.
+    """
 
     id: str
     generation: Generation
     schema: FeatureSchema
     model: OnnxModel
     run_time: RunTime = field(default_factory=RunTime)
+    reference: Path | None = None
 
     @property
     def space(self) -> Space:
@@ -101,7 +105,8 @@ def open_generation(
     )
     _check_signature(model, spec.schema, bundle)
     replay(bundle, {_golden_graph(bundle): model}, spec.tolerance)
-    loaded = LoadedGeneration(generation.id, generation, spec.schema, model)
+    reference = bundle.file(REFERENCE) if REFERENCE in bundle.manifest.files else None
+    loaded = LoadedGeneration(generation.id, generation, spec.schema, model, reference=reference)
     try:
         _warm(loaded)
     except Exception as error:  # ORT's exceptions share no base class

@@ -11,6 +11,7 @@ from typing import Any, cast
 import grpc.aio
 
 from contracts.errors import InvalidInput, RepcenterError
+from contracts.explanation import Explanation
 from contracts.problem import retry_after_s
 from contracts.request import Behaviour, MissingPolicy, ScoreRequest
 from contracts.rpc.columns import read_columns
@@ -144,6 +145,7 @@ def score_request(message: pb.ScoreRequest) -> ScoreRequest:
         request_id=message.request_id if message.HasField("request_id") else None,
         missing=_policy(message.missing),
         default_score=message.default_score if message.HasField("default_score") else None,
+        explain=message.explain,
     )
 
 
@@ -220,4 +222,27 @@ def score_response(
         else [
             pb.TopItem(item_id=candidates[i], position=i, score=scores.scores[i]) for i in scores.top(top_k)
         ],
+        explanations=[_explanation(e) for e in scores.explanations or ()],
+    )
+
+
+def _explanation(e: Explanation) -> pb.Explanation:
+    return pb.Explanation(
+        item_id=e.item_id,
+        position=e.position,
+        score=e.score,
+        logit=e.logit,
+        contributions=e.contributions,
+        behaviours={
+            name: pb.WeighedBehaviours(
+                values=[pb.Weighed(item_id=w.item_id, age=w.age, value=w.value) for w in weighed]
+            )
+            for name, weighed in e.behaviours.items()
+        },
+        distributions={
+            name: pb.Distribution(
+                regions=len(grid), intervals=len(grid[0]), shares=[share for row in grid for share in row]
+            )
+            for name, grid in e.distributions.items()
+        },
     )

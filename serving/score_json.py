@@ -13,6 +13,7 @@ import orjson
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError, WithJsonSchema
 
+from contracts.explanation import MAX_EXPLAINED
 from contracts.request import MAX_CANDIDATES, Behaviour, MissingPolicy, ScoreRequest
 from contracts.scores import Scores, Source
 
@@ -50,6 +51,7 @@ EXAMPLE_ANSWER: dict[str, Any] = {
     },
     "timings_ms": {"queue": 0.02, "fetch": 0.41, "assemble": 0.22, "run": 1.9, "total": 2.6},
     "top": [{"item_id": "film-50", "position": 0, "score": 0.412}],
+    "explanations": None,
 }
 
 
@@ -129,6 +131,14 @@ class ScoreBody:
             "absent: the scorer gives one."
         ),
     ] = None
+    explain: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=MAX_EXPLAINED,
+            description="Also say why this many of the best candidates score as they do.",
+        ),
+    ] = 0
 
     missing: Annotated[
         MissingPolicy,
@@ -157,6 +167,7 @@ class ScoreBody:
             self.request_id,
             self.missing,
             self.default_score,
+            self.explain,
         )
 
 
@@ -191,6 +202,41 @@ class TopItem(BaseModel):
     score: float
 
 
+class WeighedBehaviour(BaseModel):
+    """A behaviour and its number. age: 0 is the newest."""
+
+    item_id: str
+    age: int
+    value: float
+
+
+class ExplanationAnswer(BaseModel):
+    """Why a candidate scored as it did."""
+
+    item_id: str
+    position: int
+    score: float
+    logit: float
+    contributions: Annotated[
+        dict[str, float],
+        Field(description="By part of the ranker: the logit less the logit with zeros in that part's place."),
+    ]
+    behaviours: Annotated[
+        dict[str, list[WeighedBehaviour]],
+        Field(
+            description="The most telling behaviours, by what their number is: similarity.<modality>, "
+            "weights.<module>, attention.<modality>."
+        ),
+    ]
+    distributions: Annotated[
+        dict[str, list[list[float]]],
+        Field(
+            description="DMAE's interest distribution by distribution.<modality>: the share of the "
+            "behaviours by region of age, newest first, and interval of similarity, least similar first."
+        ),
+    ]
+
+
 class ScoreAnswer(BaseModel):
     """scores and statuses are in the order of the candidates; a missing item's score is null."""
 
@@ -202,6 +248,7 @@ class ScoreAnswer(BaseModel):
     completeness: CompletenessAnswer
     timings_ms: TimingsMs
     top: list[TopItem] | None
+    explanations: list[ExplanationAnswer] | None
 
 
 _ADAPTER = TypeAdapter(ScoreBody)
@@ -242,6 +289,7 @@ def score_answer(scores: Scores, candidates: list[str], top_k: int | None) -> by
         else [
             {"item_id": candidates[i], "position": i, "score": scores.scores[i]} for i in scores.top(top_k)
         ],
+        "explanations": scores.explanations,
     }
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 

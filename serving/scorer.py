@@ -25,6 +25,7 @@ from param_server.cache import RowCache
 from param_server.store import Fetched, Store
 from serving.batcher import Admission
 from serving.behaviours import with_stored
+from serving.explain import Explanations
 from serving.live import LiveGenerations
 from serving.loaded import LoadedGeneration
 from serving.metrics import Metrics
@@ -64,12 +65,14 @@ class Scorer:
         self.limits = Limits(settings.max_candidates, settings.max_behaviours, settings.max_requests)
         self._metrics = metrics
         self.admission = Admission(settings.max_concurrent_rows, settings.workers, settings.max_wait_ms / 1e3)
+        self._explanations = Explanations(self.admission, settings.threads)
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="score")
         metrics.rows_in_flight.set_function(lambda: self.admission.in_flight)
         metrics.predicted_wait.set_function(lambda: self.admission.wait_s)
 
     def close(self) -> None:
         """Let running graphs end; nothing new is computed."""
+        self._explanations.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     async def score(
@@ -144,8 +147,11 @@ class Scorer:
         )
         self._metrics.scored(result)
         self._live.recorded.add(request, loaded.schema.history_length, now_ms)
+        scored = Scored(request, now_ms, loaded, assembled, fetched, result)
         for observe in self._observers:
-            observe(Scored(request, now_ms, loaded, assembled, fetched, result))
+            observe(scored)
+        if request.explain:
+            result = replace(result, explanations=await self._explanations.of(scored, began + limit_s))
         return result
 
     def _history(self, request: ScoreRequest, loaded: LoadedGeneration) -> int:
@@ -215,4 +221,5 @@ def _empty(request: ScoreRequest, loaded: LoadedGeneration, began: float) -> Sco
         Completeness(0, 0, 0, 0),
         Timings(0.0, 0.0, 0.0, 0.0, (time.perf_counter() - began) * 1e3),
         request.request_id or "",
+        () if request.explain else None,
     )

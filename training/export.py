@@ -15,7 +15,7 @@ from contracts.bundle import Bundle, seal, write_golden
 from contracts.calibration import UNCALIBRATED
 from contracts.errors import InvalidInput
 from contracts.onnx_model import OnnxModel
-from contracts.ranker_spec import RankerSpec
+from contracts.ranker_spec import REFERENCE, RankerSpec
 from contracts.schema import FeatureSchema
 from contracts.space import Space
 from param_server.id_rows import write_id_rows
@@ -32,7 +32,6 @@ from training.serving_graph.write import ServingOptions, write_checked
 from training.weights import WEIGHTS, Overlay, write_weights
 
 GRAPH = "ranker"  # name of the graph in golden.npz
-REFERENCE = "reference.onnx"  # training.literal: served by nobody, kept for comparisons
 RELIABILITY = "reliability"  # .json of every curve, .svg of the test split's
 _GOLDEN_REQUESTS = 16
 _MOST_REQUESTS, _LEAST_REQUESTS = 256, 4  # checked: the table's largest errors are rare
@@ -85,7 +84,8 @@ def export_ranker(
     few = chosen[:: -(-len(chosen) // _GOLDEN_REQUESTS)]
     example = graph_inputs(samples, few, items, id_rows, schema.history_length)
     spec = RankerSpec(trained.model.config.to_dict(), space, schema, 0)
-    write_graph(LiteralRanker(trained.model), directory / REFERENCE, calibration)
+    letter = LiteralRanker(trained.model)
+    write_graph(letter, directory / REFERENCE, calibration, explained=letter)
     literal = InChunks.fitting(OnnxModel(directory / REFERENCE), trained.model.config, example)
     reference_parity = check_parity(trained.model, literal, example, calibration=calibration)
     options = ServingOptions(calibration=calibration)

@@ -48,14 +48,22 @@ class RankerGraph(nn.Module):
     logit is the ranker's own, score the calibrated probability.
     """
 
-    def __init__(self, ranker: AnyRanker, calibration: Calibration = UNCALIBRATED) -> None:
+    def __init__(
+        self,
+        ranker: AnyRanker,
+        calibration: Calibration = UNCALIBRATED,
+        explained: LiteralRanker | None = None,
+    ) -> None:
+        """explained: `ranker` itself where the outputs of LiteralRanker.explain are wanted, too."""
         super().__init__()
         self.ranker = ranker
         self.calibration = calibration
         self.names = ranker.config.inputs
+        self.explained = explained
+        self.note_names: list[str] = []
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Shapes and types as in contracts.features."""
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Shapes and types as in contracts.features, and behind them what explains a score (`explained`)."""
         given = dict(zip(self.names, inputs, strict=True))
         rows = ItemRows(
             codes=given["codes"],
@@ -67,10 +75,18 @@ class RankerGraph(nn.Module):
             attribute_values=given.get("attribute_values"),
         )
         requests = Requests(**{name: given[name] for name in Requests._fields if name in given})
-        logit = self.ranker(rows, requests).logit
-        if self.calibration.changes_nothing:
-            return logit, torch.sigmoid(logit)
-        return logit, torch.sigmoid(self.calibration.scale * logit + self.calibration.offset)
+        notes: dict[str, Tensor] = {}
+        if self.explained is None:
+            logit = self.ranker(rows, requests).logit
+        else:
+            logit, notes = self.explained.explain(rows, requests)
+            self.note_names[:] = notes
+        scaled = (
+            logit
+            if self.calibration.changes_nothing
+            else self.calibration.scale * logit + self.calibration.offset
+        )
+        return logit, torch.sigmoid(scaled), *notes.values()
 
 
 def graph_inputs(
@@ -95,8 +111,13 @@ def graph_inputs(
     }
 
 
-def write_graph(ranker: AnyRanker, path: Path, calibration: Calibration = UNCALIBRATED) -> None:
-    """Trace and write one self-contained ONNX file with free K, B, N and T."""
+def write_graph(
+    ranker: AnyRanker,
+    path: Path,
+    calibration: Calibration = UNCALIBRATED,
+    explained: LiteralRanker | None = None,
+) -> None:
+    """Trace and write one self-contained ONNX file with free K, B, N and T. explained: as of RankerGraph."""
     inputs = _example(ranker)
     names = ranker.config.inputs
     rows, requests, candidates, behaviours = Dim("K"), Dim("B"), Dim("N"), Dim("T")
@@ -107,14 +128,18 @@ def write_graph(ranker: AnyRanker, path: Path, calibration: Calibration = UNCALI
         **dict.fromkeys(("behaviours", "behaviour_mask", "gaps"), by_behaviour),
         **{name: {0: requests} for name in _BY_REQUEST},
     }
+    graph = RankerGraph(ranker, calibration, explained).eval()
+    example = tuple(torch.from_numpy(inputs[name]) for name in names)
+    with torch.inference_mode():
+        graph(*example)
     with _quiet_exporter():
         program = torch.onnx.export(
-            RankerGraph(ranker, calibration).eval(),
-            tuple(torch.from_numpy(inputs[name]) for name in names),
+            graph,
+            example,
             dynamo=True,
             opset_version=OPSET,
             input_names=names,
-            output_names=GRAPH_OUTPUTS,
+            output_names=[*GRAPH_OUTPUTS, *graph.note_names],
             dynamic_shapes=(tuple(free.get(name, {0: rows}) for name in names),),
             verbose=False,
         )

@@ -62,7 +62,8 @@ class GrpcClient:
     ) -> Scores:
         """Raises the door's typed errors."""
         message = score_message(request, generation)
-        return read_score_message(await self._call(self._scorer.Score, message, deadline_s))
+        answer = await self._call(self._scorer.Score, message, deadline_s)
+        return read_score_message(answer, explained=request.explain > 0)
 
     async def score_many(
         self,

@@ -9,6 +9,7 @@ import numpy as np
 import orjson
 
 from contracts.errors import RepcenterError
+from contracts.explanation import Explanation, Weighed
 from contracts.problem import error_of
 from contracts.request import MissingPolicy, ScoreRequest
 from contracts.rpc.columns import column_messages
@@ -46,6 +47,7 @@ def score_body(
             "request_id": request.request_id,
             "missing": request.missing,
             "default_score": request.default_score,
+            "explain": request.explain,
         },
         option=orjson.OPT_SERIALIZE_NUMPY,
     )
@@ -81,6 +83,7 @@ def _scores(document: Mapping[str, Any]) -> Scores:
         Completeness(**document["completeness"]),
         Timings(**{f"{stage}_ms": ms for stage, ms in document["timings_ms"].items()}),
         document["request_id"],
+        _explanations(document["explanations"]),
     )
 
 
@@ -98,12 +101,15 @@ def score_message(request: ScoreRequest, generation: str | None = None) -> pb.Sc
         request_id=request.request_id,
         missing=_POLICIES[request.missing],
         default_score=request.default_score,
+        explain=request.explain,
     )
 
 
 def read_many_message(message: pb.ScoreManyResponse) -> list[Scores | RepcenterError]:
     return [
-        read_score_message(outcome.answer) if outcome.HasField("answer") else _refusal(outcome.refusal)
+        read_score_message(outcome.answer, explained=bool(outcome.answer.explanations))
+        if outcome.HasField("answer")
+        else _refusal(outcome.refusal)
         for outcome in message.outcomes
     ]
 
@@ -113,7 +119,8 @@ def _refusal(message: pb.Refusal) -> RepcenterError:
     return error_of({"type": f":{message.code}", "detail": message.detail}, wait_s)
 
 
-def read_score_message(message: pb.ScoreResponse) -> Scores:
+def read_score_message(message: pb.ScoreResponse, *, explained: bool = False) -> Scores:
+    """explained: whether the request asked for explanations."""
     c, t = message.completeness, message.timings
     return Scores(
         message.scene,
@@ -132,4 +139,40 @@ def read_score_message(message: pb.ScoreResponse) -> Scores:
         ),
         Timings(t.queue_ms, t.fetch_ms, t.assemble_ms, t.run_ms, t.total_ms),
         message.request_id,
+        tuple(_explained(e) for e in message.explanations) if explained else None,
+    )
+
+
+def _explanations(documents: list[dict[str, Any]] | None) -> tuple[Explanation, ...] | None:
+    if documents is None:
+        return None
+    return tuple(
+        Explanation(
+            **{
+                **document,
+                "behaviours": {
+                    name: [Weighed(**value) for value in values]
+                    for name, values in document["behaviours"].items()
+                },
+            }
+        )
+        for document in documents
+    )
+
+
+def _explained(message: pb.Explanation) -> Explanation:
+    return Explanation(
+        message.item_id,
+        message.position,
+        message.score,
+        message.logit,
+        dict(message.contributions),
+        {
+            name: [Weighed(w.item_id, w.age, w.value) for w in weighed.values]
+            for name, weighed in message.behaviours.items()
+        },
+        {
+            name: np.array(grid.shares).reshape(grid.regions, grid.intervals).tolist()
+            for name, grid in message.distributions.items()
+        },
     )

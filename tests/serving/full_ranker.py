@@ -18,13 +18,15 @@ from contracts.codec import ID_INT8, decode_id_rows, encode_id_rows, id_row_dtyp
 from contracts.features import GRAPH_OUTPUTS, assemble, context_columns, item_inputs
 from contracts.items import AttributeField, token_hash
 from contracts.onnx_model import OnnxModel
-from contracts.ranker_spec import RankerSpec
+from contracts.ranker_spec import REFERENCE, RankerSpec
 from contracts.request import Behaviour, ScoreRequest
 from contracts.schema import FeatureSchema, FieldEncoding, encode_columns
 from param_server.id_rows import write_id_rows
 from tests.serving.conftest import HISTORY, ID_DIM, SPACE, WITH_ID_ROW
+from training.graph import write_graph
+from training.literal.ranker import LiteralRanker
 from training.models.columns import AttributeTable
-from training.models.config import RankerConfig
+from training.models.config import ContentConfig, RankerConfig
 from training.models.items import ItemContentConfig, ItemRows
 from training.models.query import QueryConfig
 from training.models.ranker import Ranker
@@ -63,7 +65,13 @@ SCHEMA = FeatureSchema(
 )
 
 
-def make_ranker() -> Ranker:
+RECENT_AND_SOUGHT = (
+    RecencySimilarityConfig(modalities=("text", "image"), starts=(0, 2, 6)),
+    QueryConfig(modalities=("text", "image")),
+)
+
+
+def make_ranker(content: tuple[ContentConfig, ...] = RECENT_AND_SOUGHT) -> Ranker:
     """In eval mode, with weights as large as trained ones."""
     torch.set_num_threads(1)
     config = RankerConfig(
@@ -77,10 +85,7 @@ def make_ranker() -> Ranker:
         history_length=HISTORY,
         din_hidden=(9, 5),
         time_gaps=True,
-        content=(
-            RecencySimilarityConfig(modalities=("text", "image"), starts=(0, 2, 6)),
-            QueryConfig(modalities=("text", "image")),
-        ),
+        content=content,
         hidden=(16, 8),
     )
     with torch.random.fork_rng(devices=[]):
@@ -92,14 +97,20 @@ def make_ranker() -> Ranker:
     return ranker.eval()
 
 
-def make_bundle(directory: Path, ranker: Ranker) -> Bundle:
-    """A sealed bundle in `directory` (created), with ID rows for the drawn world's items."""
+def make_bundle(directory: Path, ranker: Ranker, *, explains: bool = False) -> Bundle:
+    """A sealed bundle in `directory` (created), with ID rows for the drawn world's items.
+
+    explains: with the literal graph, as training exports it.
+    """
     directory.mkdir(parents=True)
     rng = np.random.default_rng(3)
     vectors = rng.normal(size=(len(WITH_ID_ROW), ID_DIM)).astype(np.float32)
     evidence = np.log1p(rng.integers(0, 5, len(WITH_ID_ROW))).astype(np.float32)
     write_id_rows(directory / "id_rows.parquet", list(WITH_ID_ROW), encode_id_rows(vectors, evidence))
     write_serving_graph(ranker, directory / "ranker.onnx")
+    if explains:
+        letter = LiteralRanker(ranker)
+        write_graph(letter, directory / REFERENCE, explained=letter)
     assembled = assemble([ScoreRequest(["a", "b"], [Behaviour("c", 5)], timestamp_ms=9)], SCHEMA)
     count = len(assembled.item_ids)
     records = np.zeros(count, SPACE.dtype)
@@ -122,6 +133,17 @@ def offline(
     now_ms: int,
 ) -> Array:
     """Scores (N,) float32 by torch from stored bytes; NaN where neither record nor ID row exists."""
+    with torch.inference_mode():
+        logit = ranker(*gathered(request, records, id_rows, now_ms)).logit[0]
+    known = np.array([c in records or c in id_rows for c in request.candidates])
+    scores: Array = np.where(known, torch.sigmoid(logit).numpy(), np.nan)
+    return scores
+
+
+def gathered(
+    request: ScoreRequest, records: Mapping[str, bytes], id_rows: Mapping[str, bytes], now_ms: int
+) -> tuple[ItemRows, Requests]:
+    """What the ranker reads of one request, gathered from stored bytes."""
     history = list(request.behaviours)[-HISTORY:]
     names = ["", *request.candidates, *(b.item_id for b in history)]  # one row each, shared or not
     content, ids = np.zeros(len(names), SPACE.dtype), np.zeros(len(names), id_row_dtype(ID_INT8, ID_DIM))
@@ -152,23 +174,16 @@ def offline(
         inv_norm.append(1 / norm if norm else 0.0)
     n, t = len(request.candidates), len(history)
     pad = [0] if not t else []
-    with torch.inference_mode():
-        logit = ranker(
-            rows,
-            Requests(
-                candidates=torch.arange(1, n + 1, dtype=torch.int32)[None],
-                behaviours=torch.tensor([pad or list(range(n + 1, n + t + 1))], dtype=torch.int32),
-                behaviour_mask=torch.tensor([[False] if pad else [True] * t]),
-                gaps=torch.tensor([pad or gaps], dtype=torch.int32),
-                context=torch.from_numpy(context),
-                context_values=torch.from_numpy(context_values),
-                query_codes=torch.from_numpy(np.concatenate(codes, axis=1)),
-                query_inv_norm=torch.tensor([inv_norm], dtype=torch.float32),
-            ),
-        ).logit[0]
-    known = np.array([c in records or c in id_rows for c in request.candidates])
-    scores: Array = np.where(known, torch.sigmoid(logit).numpy(), np.nan)
-    return scores
+    return rows, Requests(
+        candidates=torch.arange(1, n + 1, dtype=torch.int32)[None],
+        behaviours=torch.tensor([pad or list(range(n + 1, n + t + 1))], dtype=torch.int32),
+        behaviour_mask=torch.tensor([[False] if pad else [True] * t]),
+        gaps=torch.tensor([pad or gaps], dtype=torch.int32),
+        context=torch.from_numpy(context),
+        context_values=torch.from_numpy(context_values),
+        query_codes=torch.from_numpy(np.concatenate(codes, axis=1)),
+        query_inv_norm=torch.tensor([inv_norm], dtype=torch.float32),
+    )
 
 
 def _bucket(elapsed_ms: int) -> int:

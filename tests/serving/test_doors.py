@@ -26,7 +26,7 @@ async def test_openapi_documents_what_the_door_does(running: RunningScorer) -> N
         assert set(body["schema"]["properties"]) == {
             *("candidates", "behaviours", "scene", "user_id"),
             *("generation", "deadline_ms", "top_k"),
-            *("user", "context", "timestamp_ms", "query", "request_id"),
+            *("user", "context", "timestamp_ms", "query", "request_id", "explain"),
             *("missing", "default_score"),
         }
         assert "$ref" not in str(body["schema"])  # nothing that OpenAPI would look for elsewhere

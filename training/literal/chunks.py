@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from contracts.features import GRAPH_OUTPUTS
 from contracts.onnx_model import OnnxModel
 from training.models.config import RankerConfig
 from training.models.dmae import DmaeConfig
@@ -56,7 +57,7 @@ class InChunks:
         """Outputs of (B, N); `candidates` (B, N) is what is cut."""
         candidates = inputs["candidates"]
         parts = [
-            self.model.run({**inputs, "candidates": candidates[:, start : start + self.chunk]})
+            self.model.run({**inputs, "candidates": candidates[:, start : start + self.chunk]}, GRAPH_OUTPUTS)
             for start in range(0, candidates.shape[1], self.chunk)
         ]
         return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}

@@ -24,6 +24,7 @@ class LiteralCiubm(nn.Module):
     def forward(self, view: LiteralView) -> Tensor:
         content = view.content[self.config.modality]
         alpha = self._alpha(content)
+        view.note(f"weights.ciubm.{self.config.modality}", alpha)
         parts = []
         if self.config.content:
             parts.append(self.projection(alpha @ content.behaviours))  # (7)

@@ -30,6 +30,7 @@ class LiteralDin(nn.Module):
         scores = self.rest(torch.relu(self.first(torch.cat([q, k, q - k, q * k], dim=3)))).squeeze(3)
         mask = view.behaviour_mask.unsqueeze(1)
         weights = masked_softmax(scores, mask) if self.softmax else scores * mask
+        view.note("weights.id_interest", weights)
         return weights @ keys
 
 

@@ -52,10 +52,13 @@ class LiteralCrossModal(nn.Module):
         self.w_q, self.w_k, self.w_v = trained.w_q, trained.w_k, trained.w_v
 
     def forward(self, context: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        return weighted_sum(self.attention(context, tokens, mask), self.w_v(tokens))
+
+    def attention(self, context: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """The softmax of eq 8: (B, N, T), 0 outside the mask."""
         d = self.w_q.out_features
-        query, keys, values = self.w_q(context), self.w_k(tokens), self.w_v(tokens)
-        scores = (keys @ query.unsqueeze(3)).squeeze(3) / d**0.5  # (B, N, T)
-        return weighted_sum(masked_softmax(scores, mask), values)
+        query, keys = self.w_q(context), self.w_k(tokens)
+        return masked_softmax((keys @ query.unsqueeze(3)).squeeze(3) / d**0.5, mask)
 
 
 def weighted_sum(weights: Tensor, tokens: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from training.literal.simtier import LiteralSimTier
 from training.literal.target_vector import LiteralTargetVector
 from training.literal.view import LiteralQuery, LiteralView
 from training.models.ciubm import Ciubm
-from training.models.config import RankerConfig
+from training.models.config import CONTENT_KINDS, RankerConfig
 from training.models.dmae import Dmae
 from training.models.id_interest import DinInterest, MeanInterest
 from training.models.items import ItemRows
@@ -57,16 +57,40 @@ class LiteralRanker(nn.Module):
 
     def forward(self, rows: ItemRows, requests: Requests) -> RankerOutput:
         """As Ranker.forward."""
-        view = self._view(rows, requests)
-        parts = [view.candidates]
+        logit = self._logit(self._parts(self._view(rows, requests), requests))
+        return RankerOutput(logit, logit.new_zeros(()))
+
+    def explain(self, rows: ItemRows, requests: Requests) -> tuple[Tensor, dict[str, Tensor]]:
+        """logit (B, N) and how it came about, by name:
+
+        similarity.<modality> (B, N, T), NaN where a vector is missing; weights.<module> and
+        attention.<modality> (B, N, T); distribution.<modality> (B, N, l, n); without.<part> (B, N), the logit
+        with zeros for that part of the network's input.
+        """
+        notes: dict[str, Tensor] = {}
+        view = self._view(rows, requests)._replace(notes=notes)
+        for name, content in view.content.items():
+            notes[f"similarity.{name}"] = torch.where(content.mask, content.cosine, torch.nan)
+        parts = self._parts(view, requests)
+        for name, part in parts.items():
+            notes[f"without.{name}"] = self._logit({**parts, name: torch.zeros_like(part)})
+        return self._logit(parts), notes
+
+    def _parts(self, view: LiteralView, requests: Requests) -> dict[str, Tensor]:
+        """What the network reads, side by side: (B, N, width) each."""
+        parts = {"item": view.candidates}
         if self.id_interest is not None:
-            parts.append(self.id_interest(view))
-        parts += [module(view) for module in self.content]
+            parts["id_interest"] = self.id_interest(view)
+        for name, module in zip(content_names(self.config), self.content, strict=True):
+            parts[name] = module(view)
         if self.context is not None:
             about = self.context(_given(requests.context, "context"), requests.context_values)
-            parts.append(about.unsqueeze(1).expand(-1, requests.candidates.shape[1], -1))
-        logit: Tensor = self.network(torch.cat(parts, dim=2)).squeeze(2)
-        return RankerOutput(logit, logit.new_zeros(()))
+            parts["context"] = about.unsqueeze(1).expand(-1, requests.candidates.shape[1], -1)
+        return parts
+
+    def _logit(self, parts: dict[str, Tensor]) -> Tensor:
+        logit: Tensor = self.network(torch.cat(list(parts.values()), dim=2)).squeeze(2)
+        return logit
 
     def _view(self, rows: ItemRows, requests: Requests) -> LiteralView:
         config, length = self.config, requests.behaviours.shape[1]
@@ -106,6 +130,15 @@ class LiteralRanker(nn.Module):
                     _given(requests.query_inv_norm, "query_inv_norm")[:, m],
                 )
         return out
+
+
+def content_names(config: RankerConfig) -> list[str]:
+    """A name for each content module: its kind, numbered where there are several of it."""
+    kinds = [kind for c in config.content for kind, of in CONTENT_KINDS.items() if type(c) is of]
+    return [
+        kind if kinds.count(kind) == 1 else f"{kind}_{kinds[:i].count(kind) + 1}"
+        for i, kind in enumerate(kinds)
+    ]
 
 
 def check_written_out(config: RankerConfig) -> None:

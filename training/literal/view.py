@@ -34,3 +34,9 @@ class LiteralView(NamedTuple):
     content: Mapping[str, LiteralContent]  # by modality name
     gaps: Tensor | None  # (B, T) int32, interval of the time since the behaviour
     query: Mapping[str, LiteralQuery]  # by modality name
+    notes: dict[str, Tensor] | None = None  # what units note of how they came to their result, by name
+
+    def note(self, name: str, value: Tensor) -> None:
+        """For explanations; nothing where none are wanted."""
+        if self.notes is not None:
+            self.notes[name] = value

@@ -68,7 +68,7 @@ class Vector(_message.Message):
     def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("scene", "user_id", "behaviours", "candidates", "generation", "user", "context", "timestamp_ms", "query", "request_id", "top_k", "missing", "default_score")
+    __slots__ = ("scene", "user_id", "behaviours", "candidates", "generation", "user", "context", "timestamp_ms", "query", "request_id", "top_k", "missing", "default_score", "explain")
     class UserEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +103,7 @@ class ScoreRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_SCORE_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     scene: str
     user_id: str
     behaviours: _containers.RepeatedCompositeFieldContainer[Behaviour]
@@ -116,7 +117,8 @@ class ScoreRequest(_message.Message):
     top_k: int
     missing: MissingPolicy
     default_score: float
-    def __init__(self, scene: _Optional[str] = ..., user_id: _Optional[str] = ..., behaviours: _Optional[_Iterable[_Union[Behaviour, _Mapping]]] = ..., candidates: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ..., user: _Optional[_Mapping[str, Attribute]] = ..., context: _Optional[_Mapping[str, Attribute]] = ..., timestamp_ms: _Optional[int] = ..., query: _Optional[_Mapping[str, Vector]] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., missing: _Optional[_Union[MissingPolicy, str]] = ..., default_score: _Optional[float] = ...) -> None: ...
+    explain: int
+    def __init__(self, scene: _Optional[str] = ..., user_id: _Optional[str] = ..., behaviours: _Optional[_Iterable[_Union[Behaviour, _Mapping]]] = ..., candidates: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ..., user: _Optional[_Mapping[str, Attribute]] = ..., context: _Optional[_Mapping[str, Attribute]] = ..., timestamp_ms: _Optional[int] = ..., query: _Optional[_Mapping[str, Vector]] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., missing: _Optional[_Union[MissingPolicy, str]] = ..., default_score: _Optional[float] = ..., explain: _Optional[int] = ...) -> None: ...
 
 class Completeness(_message.Message):
     __slots__ = ("behaviours_asked", "behaviours_found", "candidates_asked", "candidates_found", "columns_asked", "columns_found", "behaviours_source", "stale")
@@ -153,7 +155,7 @@ class Timings(_message.Message):
     def __init__(self, queue_ms: _Optional[float] = ..., fetch_ms: _Optional[float] = ..., assemble_ms: _Optional[float] = ..., run_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("scene", "generation", "scores", "statuses", "completeness", "timings", "request_id", "top")
+    __slots__ = ("scene", "generation", "scores", "statuses", "completeness", "timings", "request_id", "top", "explanations")
     SCENE_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +164,7 @@ class ScoreResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TOP_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
     scene: str
     generation: str
     scores: _containers.RepeatedScalarFieldContainer[float]
@@ -170,7 +173,8 @@ class ScoreResponse(_message.Message):
     timings: Timings
     request_id: str
     top: _containers.RepeatedCompositeFieldContainer[TopItem]
-    def __init__(self, scene: _Optional[str] = ..., generation: _Optional[str] = ..., scores: _Optional[_Iterable[float]] = ..., statuses: _Optional[_Iterable[_Union[CandidateStatus, str]]] = ..., completeness: _Optional[_Union[Completeness, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., request_id: _Optional[str] = ..., top: _Optional[_Iterable[_Union[TopItem, _Mapping]]] = ...) -> None: ...
+    explanations: _containers.RepeatedCompositeFieldContainer[Explanation]
+    def __init__(self, scene: _Optional[str] = ..., generation: _Optional[str] = ..., scores: _Optional[_Iterable[float]] = ..., statuses: _Optional[_Iterable[_Union[CandidateStatus, str]]] = ..., completeness: _Optional[_Union[Completeness, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., request_id: _Optional[str] = ..., top: _Optional[_Iterable[_Union[TopItem, _Mapping]]] = ..., explanations: _Optional[_Iterable[_Union[Explanation, _Mapping]]] = ...) -> None: ...
 
 class TopItem(_message.Message):
     __slots__ = ("item_id", "position", "score")
@@ -201,6 +205,71 @@ class ScoreManyResponse(_message.Message):
     OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     outcomes: _containers.RepeatedCompositeFieldContainer[ScoreOutcome]
     def __init__(self, outcomes: _Optional[_Iterable[_Union[ScoreOutcome, _Mapping]]] = ...) -> None: ...
+
+class Weighed(_message.Message):
+    __slots__ = ("item_id", "age", "value")
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    AGE_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    age: int
+    value: float
+    def __init__(self, item_id: _Optional[str] = ..., age: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
+
+class WeighedBehaviours(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedCompositeFieldContainer[Weighed]
+    def __init__(self, values: _Optional[_Iterable[_Union[Weighed, _Mapping]]] = ...) -> None: ...
+
+class Distribution(_message.Message):
+    __slots__ = ("regions", "intervals", "shares")
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
+    INTERVALS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    regions: int
+    intervals: int
+    shares: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, regions: _Optional[int] = ..., intervals: _Optional[int] = ..., shares: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class Explanation(_message.Message):
+    __slots__ = ("item_id", "position", "score", "logit", "contributions", "behaviours", "distributions")
+    class ContributionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class BehavioursEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: WeighedBehaviours
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[WeighedBehaviours, _Mapping]] = ...) -> None: ...
+    class DistributionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Distribution
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Distribution, _Mapping]] = ...) -> None: ...
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    LOGIT_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    BEHAVIOURS_FIELD_NUMBER: _ClassVar[int]
+    DISTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    position: int
+    score: float
+    logit: float
+    contributions: _containers.ScalarMap[str, float]
+    behaviours: _containers.MessageMap[str, WeighedBehaviours]
+    distributions: _containers.MessageMap[str, Distribution]
+    def __init__(self, item_id: _Optional[str] = ..., position: _Optional[int] = ..., score: _Optional[float] = ..., logit: _Optional[float] = ..., contributions: _Optional[_Mapping[str, float]] = ..., behaviours: _Optional[_Mapping[str, WeighedBehaviours]] = ..., distributions: _Optional[_Mapping[str, Distribution]] = ...) -> None: ...
 
 class ListGenerationsRequest(_message.Message):
     __slots__ = ()
