@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from contracts.request import Behaviour, ScoreRequest
 from contracts.rpc.v1 import open_inference_pb2 as pb
 from contracts.rpc.v1 import open_inference_pb2_grpc as pb_grpc
-from contracts.scores import COLD, MISSING, OK
+from contracts.scores import COLD, DEFAULT, MISSING, OK
 from serving.app import RunningScorer
 from serving.client import HttpClient
 from tests.serving.conftest import COLD as COLD_IDS
@@ -355,6 +355,22 @@ async def test_a_deadline_in_parameters(doors: Doors) -> None:
         SPACE + "/infer", json=body(parameters={"timeout": 5_000_000, "headers": {"a": 1}})
     )
     assert answer.status_code == 200  # what a server does not know it passes over
+
+
+async def test_missing_candidates_by_parameters(doors: Doors) -> None:
+    given = body(parameters={"default_score": 0.25}, outputs=[{"name": "scores"}, {"name": "statuses"}])
+    outputs = outputs_of((await doors.http.post(SPACE + "/infer", json=given)).json())
+    np.testing.assert_array_equal(outputs["scores"], np.where(np.isnan(doors.expected), 0.25, doors.expected))
+    assert outputs["statuses"].tolist() == [DEFAULT if s == MISSING else s for s in STATUSES]
+    refused = await doors.http.post(SPACE + "/infer", json=body(parameters={"missing": "fail"}))
+    assert (refused.status_code, "'never-seen'" in refused.json()["error"]) == (404, True)
+    for parameters in ({"missing": "guess"}, {"default_score": "half"}, {"default_score": 2}):
+        refused = await doors.http.post(SPACE + "/infer", json=body(parameters=parameters))
+        assert (refused.status_code, next(iter(parameters)) in refused.json()["error"]) == (400, True)
+    message = rpc_request(raw=True, parameters={"missing": pb.InferParameter(string_param="fail")})
+    with pytest.raises(grpc.aio.AioRpcError, match="never-seen") as not_found:
+        await doors.rpc.ModelInfer(message, timeout=5)
+    assert not_found.value.code() == grpc.StatusCode.NOT_FOUND
 
 
 async def test_server_and_models(doors: Doors, world: World, running: RunningScorer) -> None:
