@@ -6,7 +6,7 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from cli.settings import ClientSettings
-from doors.settings import DoorSettings, LogSettings
+from doors.settings import DoorSettings, LogSettings, TraceSettings
 from param_server.settings import AccessSettings, GenerationSettings, StoreSettings
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.sink_settings import SinkSettings
@@ -16,6 +16,7 @@ _PAGES: tuple[tuple[str, type[BaseSettings]], ...] = (
     ("Every process: the store", StoreSettings),
     ("Every process: its doors", DoorSettings),
     ("Every process: its log", LogSettings),
+    ("Traces", TraceSettings),
     ("Commands that ask a door", ClientSettings),
     ("Activation and collection (`repcenter generations`)", GenerationSettings),
     ("Scorer", ScorerSettings),

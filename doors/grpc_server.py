@@ -12,6 +12,7 @@ from contracts.errors import InvalidInput
 from doors.address import authority
 from doors.guard import GrpcGuard
 from doors.protection import Protection
+from doors.tracing import Tracing
 
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
@@ -38,10 +39,12 @@ class GrpcServer:
         max_calls: int | None = None,
         others: tuple[str, ...] = (),
         protection: Protection | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """service: its full name; add: puts its implementation on a server; port 0 takes a free one;
         max_calls: calls of all kinds at a time, health watches too; more are RESOURCE_EXHAUSTED;
-        others: full names of services that `add` puts there too; protection: None = open to all and plain.
+        others: full names of services that `add` puts there too; protection: None = open to all and plain;
+        tracing: None = no spans.
 
         InvalidInput names the port where it cannot be had.
         """
@@ -49,7 +52,10 @@ class GrpcServer:
         keys = protection.keys if protection is not None else None
         age_s = protection.max_connection_age_s if protection is not None else _AGE_S
         self._server = grpc.aio.server(
-            interceptors=[GrpcGuard(keys, protection.role)] if protection and keys else [],
+            interceptors=[
+                *([] if tracing is None else [tracing.grpc()]),
+                *([GrpcGuard(keys, protection.role)] if protection and keys else []),
+            ],
             options=(
                 *_OPTIONS,
                 ("grpc.max_receive_message_length", max_body_bytes),

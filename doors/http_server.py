@@ -10,29 +10,37 @@ from collections.abc import AsyncIterator
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from contracts.errors import InvalidInput, Unavailable
 from doors.address import authority
 from doors.guard import HttpGuard
 from doors.protection import Protection
+from doors.tracing import Tracing
 
 
 @contextlib.asynccontextmanager
 async def http_server(
-    app: FastAPI, host: str, port: int, stop_s: float, protection: Protection | None = None
+    app: FastAPI,
+    host: str,
+    port: int,
+    stop_s: float,
+    protection: Protection | None = None,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[str]:
     """Serve -> the URL; port 0 takes a free one. On leaving, requests in flight have stop_s to end.
 
-    protection: None = open to all and plain.
+    protection: None = open to all and plain; tracing: None = no spans.
 
     InvalidInput names the port where it cannot be had. uvicorn puts handlers of its own on SIGTERM and
     SIGINT: a process that wants them puts its own there again (`doors.shutdown.on_signals`).
     """
     listener = listen(host, port)
     keys, tls = (protection.keys, protection.tls) if protection else (None, None)
+    guarded: ASGIApp = HttpGuard(app, keys, protection.role) if protection and keys else app
     server = uvicorn.Server(
         uvicorn.Config(
-            HttpGuard(app, keys, protection.role) if protection and keys else app,
+            guarded if tracing is None else tracing.http(guarded),
             ssl_certfile=tls.cert if tls else None,
             ssl_keyfile=tls.key if tls else None,
             ssl_ca_certs=str(tls.client_ca) if tls and tls.client_ca else None,

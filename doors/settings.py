@@ -59,3 +59,14 @@ class LogSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is written."
     )
+
+
+class TraceSettings(BaseSettings):
+    """OpenTelemetry; where spans go is said by its own variables (OTEL_EXPORTER_OTLP_ENDPOINT, …)."""
+
+    model_config = SettingsConfigDict(env_prefix="REPCENTER_", extra="ignore", frozen=True)
+
+    trace: bool = Field(
+        default=False,
+        description="Spans of HTTP requests, gRPC calls and what they ask of Redis (scorer; extra `otel`).",
+    )

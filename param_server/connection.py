@@ -6,8 +6,8 @@ No message carries a URL's user or password.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from urllib.parse import parse_qsl, urlsplit
 
 from redis.asyncio import Redis
@@ -30,6 +30,8 @@ _SCHEMES = ("redis", "rediss", "unix")
 _CLUSTER_SCHEMES = ("redis+cluster", "rediss+cluster")
 _PORT = 6379
 _READ_BYTES = 1 << 18
+Spans = Callable[[str], AbstractContextManager[None]]
+_spans: Spans | None = None  # of the process; where there is no tracing a read costs one comparison
 
 
 def redacted(url: str) -> str:
@@ -144,6 +146,17 @@ async def answers(url: str, settings: StoreSettings) -> bool:
     return True
 
 
+@contextmanager
+def redis_spans(spans: Spans) -> Iterator[None]:
+    """Inside, each thing that this process asks of Redis is done within `spans(what it is)`."""
+    global _spans
+    _spans = spans
+    try:
+        yield
+    finally:
+        _spans = None
+
+
 @asynccontextmanager
 async def redis_errors(what: str) -> AsyncIterator[None]:
     """Redis errors inside the block become Unavailable; the caller's own timeout DeadlineExceeded.
@@ -154,7 +167,8 @@ async def redis_errors(what: str) -> AsyncIterator[None]:
     task = asyncio.current_task()
     cancellations = task.cancelling() if task is not None else 0
     try:
-        yield
+        with nullcontext() if _spans is None else _spans(what):
+            yield
         if task is not None and task.cancelling() > cancellations:
             raise asyncio.CancelledError
     except RedisTimeoutError as error:

@@ -17,8 +17,9 @@ from doors.logs import configure_logs
 from doors.protection import protection
 from doors.settings import DoorSettings
 from doors.shutdown import cancel, on_signals
+from doors.tracing import Tracing, start_tracing
 from param_server.behaviours import Behaviours
-from param_server.connection import connect
+from param_server.connection import connect, redis_spans
 from param_server.generations import Generations
 from param_server.score_files import ScoreFiles
 from param_server.server import links
@@ -58,13 +59,18 @@ class RunningScorer:
 
 @contextlib.asynccontextmanager
 async def open_scorer(
-    settings: ScorerSettings, store_settings: StoreSettings, door_settings: DoorSettings | None = None
+    settings: ScorerSettings,
+    store_settings: StoreSettings,
+    door_settings: DoorSettings | None = None,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[RunningScorer]:
     """Open both doors, follow the generations; on leaving, finish what is in flight and close."""
     if store_settings.redis_url is None:
         raise InvalidInput("redis_url", None, "the scorer reads a shared store: set REPCENTER_REDIS_URL")
     guarded = protection(door_settings or DoorSettings(), "score")
     async with contextlib.AsyncExitStack() as closing:  # closes in reverse: doors first, the store last
+        if tracing is not None:
+            closing.enter_context(redis_spans(tracing.redis))
         redis = connect(store_settings.redis_url, store_settings)
         closing.push_async_callback(redis.aclose)
         store, generations, metrics = Store(redis), Generations(redis), Metrics()
@@ -95,11 +101,13 @@ async def open_scorer(
 
         inference = OpenInference(scorer, live)
         services = ScorerService(scorer, listing, metrics), InferenceService(inference, readiness, metrics)
-        rpc = scorer_server(*services, settings.host, settings.grpc_port, settings.max_body_bytes, guarded)
+        rpc = scorer_server(
+            *services, settings.host, settings.grpc_port, settings.max_body_bytes, guarded, tracing
+        )
         closing.push_async_callback(rpc.stop, settings.stop_s)
         rest = create_rest(scorer, listing, readiness, metrics, settings.max_body_bytes, inference)
         url = await closing.enter_async_context(
-            http_server(rest, settings.host, settings.http_port, settings.stop_s, guarded)
+            http_server(rest, settings.host, settings.http_port, settings.stop_s, guarded, tracing)
         )
         await rpc.start()
         for background in (live.run(), follow(readiness.check, rpc.tell, settings.poll_s)):
@@ -107,11 +115,13 @@ async def open_scorer(
         yield RunningScorer(url, rpc.target, scorer, live, readiness, rpc)
 
 
-async def serve(settings: ScorerSettings, store_settings: StoreSettings) -> None:
+async def serve(
+    settings: ScorerSettings, store_settings: StoreSettings, tracing: Tracing | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT, then: not ready, drain, finish what is in flight."""
     stop = asyncio.Event()
     on_signals(stop)
-    async with open_scorer(settings, store_settings) as running:
+    async with open_scorer(settings, store_settings, tracing=tracing) as running:
         on_signals(stop)  # uvicorn put its own handlers there, which would not drain
         where = f"http={running.http_url} grpc={running.grpc_target}"
         print(f"listening {where}", flush=True)
@@ -128,7 +138,12 @@ async def serve(settings: ScorerSettings, store_settings: StoreSettings) -> None
 def run_scorer(settings: ScorerSettings, store_settings: StoreSettings) -> None:
     """The process: `ready http=… grpc=…` is printed when every scene is loaded and the store answers."""
     configure_logs("scorer")
-    run(serve(settings, store_settings))
+    tracing = start_tracing("scorer")
+    try:
+        run(serve(settings, store_settings, tracing))
+    finally:
+        if tracing is not None:
+            tracing.stop()
 
 
 async def _say_ready(running: RunningScorer, where: str, poll_s: float) -> None:

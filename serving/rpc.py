@@ -21,6 +21,7 @@ from contracts.scores import Scores
 from doors.grpc_errors import Context, GrpcErrors
 from doors.grpc_server import GrpcServer
 from doors.protection import Protection
+from doors.tracing import Tracing
 from serving import oip_rpc
 from serving.listing import Listing
 from serving.many import Asked, score_many
@@ -114,6 +115,7 @@ def scorer_server(
     port: int,
     max_body_bytes: int,
     protection: Protection | None = None,
+    tracing: Tracing | None = None,
 ) -> GrpcServer:
     """The door with both services, not yet started."""
 
@@ -122,7 +124,9 @@ def scorer_server(
         inference.add_to(server)
 
     others = (oip_rpc.SERVICE,)
-    return GrpcServer(SERVICE, add, host, port, max_body_bytes, others=others, protection=protection)
+    return GrpcServer(
+        SERVICE, add, host, port, max_body_bytes, others=others, protection=protection, tracing=tracing
+    )
 
 
 def score_request(message: pb.ScoreRequest) -> ScoreRequest:
