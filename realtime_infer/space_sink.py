@@ -28,7 +28,6 @@ from contracts.errors import InvalidInput, RepcenterError, SpaceMismatch, Unknow
 from contracts.space import Space
 from contracts.window import Window, decode_window
 from param_server import keys
-from param_server.compaction import compact
 from param_server.connection import redis_errors
 from param_server.export import stored_records
 from param_server.offline import OfflineTable, digest_of
@@ -49,6 +48,7 @@ from param_server.window_stream import (
     window_stream,
     window_sunk,
 )
+from realtime_infer.compactions import Compactions
 from realtime_infer.roll import Roll
 from realtime_infer.sink_metrics import SinkMetrics
 from realtime_infer.sink_settings import SinkSettings
@@ -87,8 +87,7 @@ class SpaceSink:
         self._roll = Roll(space, START, START)
         self._held_until = 0.0
         self._changing: dict[str, float] = {}  # writers of rows without windows, and until when they may
-        self._compacting: asyncio.Task[None] | None = None
-        self._next_compaction = time.monotonic() + settings.sink_compact_s
+        self._compactions = Compactions(offline, space, settings, metrics, self._stop.is_set)
         metrics.begin(space.id)
         self.error: str | None = None  # why it does not get on, None while it does
 
@@ -121,8 +120,7 @@ class SpaceSink:
                 await asyncio.wait_for(self._stop.wait(), max(pause, self._settings.sink_lease_s / 10))
             except TimeoutError:
                 continue
-        if self._compacting is not None:
-            await asyncio.wait([self._compacting])
+        await self._compactions.end()
         async with redis_errors("give a lease back"):
             await RELEASE.run(self._stream, [self._lease], [self._token])
 
@@ -177,7 +175,7 @@ class SpaceSink:
                 await self._write()
             if stopping and len(entries) < _ENTRIES:
                 break
-            self._compact_when_due()
+            self._compactions.begin_when_due()
         await self._write()
 
     async def _read(self) -> list[tuple[StreamId, dict[bytes, bytes]]]:
@@ -340,32 +338,6 @@ class SpaceSink:
         async with redis_errors("tell how far windows are written"):
             if not await PUBLISH.run(self._stream, names, values):
                 raise LeaseLost
-
-    def _compact_when_due(self) -> None:
-        if not self._settings.sink_compact_s or time.monotonic() < self._next_compaction:
-            return
-        if self._compacting is None or self._compacting.done():
-            self._next_compaction = time.monotonic() + self._settings.sink_compact_s
-            self._compacting = asyncio.create_task(self._compact())
-
-    async def _compact(self) -> None:
-        settings, horizon = self._settings, None
-        if settings.sink_keep_versions_s is not None:
-            horizon = time.time_ns() // 1_000_000 - 1000 * settings.sink_keep_versions_s
-        try:
-            report = await asyncio.to_thread(
-                compact,
-                self._offline,
-                self.space,
-                most_bytes=settings.sink_compact_bytes,
-                horizon_ms=horizon,
-                stopped=self._stop.is_set,
-            )
-        except Exception:  # what it left is whole; the windows must go on
-            log.exception("space %s could not be compacted", self.space.id)
-            return
-        if report.written:
-            self._metrics.compactions.labels(self.space.id).inc()
 
 
 def _joined(parts: list[tuple[list[str], Rows]]) -> tuple[list[str], Rows]:
