@@ -145,9 +145,10 @@ class Store:
 
         id_table: several of one codec and dim lie over one another, the first that has a row of an id gives
         it; an overlay brings its base. K is at most MAX_FETCH. Missing rows are masks, never defaults: where
-        an ID table is not there, or is being collected, nothing at all is found, not half. Raises
-        TooLarge, InvalidInput, Conflict (an overlay whose base is not there), UnknownVersion (a stored row of
-        another version), BrokenRow (a row of a wrong length).
+        an ID table is not there, or is being collected, nothing at all is found, not half. Ends with the
+        caller's asyncio.timeout, whatever it waits for. Raises TooLarge, InvalidInput, Conflict (an overlay
+        whose base is not there), UnknownVersion (a stored row of another version), BrokenRow (one of a wrong
+        length).
         """
         count = len(item_ids)
         tables = [id_table] if isinstance(id_table, IdTable) else list(id_table or ())

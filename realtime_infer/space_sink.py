@@ -16,24 +16,19 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from contracts.codec import Rows
 from contracts.errors import InvalidInput, RepcenterError, SpaceMismatch, UnknownVersion
 from contracts.space import Space
 from contracts.window import Window, decode_window
-from param_server import keys
 from param_server.connection import redis_errors
-from param_server.export import stored_records
 from param_server.offline import OfflineTable, digest_of
 from param_server.offline_files import windows_name
 from param_server.record_file import to_table
-from param_server.scan import scan
 from param_server.server import Server, failed_over, home, primaries
 from param_server.slot_map import Address
 from param_server.store import Store
@@ -53,6 +48,7 @@ from realtime_infer.roll import Roll
 from realtime_infer.sink_metrics import SinkMetrics
 from realtime_infer.sink_settings import SinkSettings
 from realtime_infer.stream_scripts import Argument
+from realtime_infer.table_rows import table_rows
 from realtime_infer.window_scripts import ANCHORED, HOLD, PUBLISH, RAISE, RELEASE
 
 log = logging.getLogger(__name__)
@@ -286,28 +282,13 @@ class SpaceSink:
             clock = next(iter((await primaries(self._stream)).values()))
             seconds, micros = await clock.time()
         now, part = int(seconds) * 1000 + int(micros) // 1000, 0
-        async with aclosing(self._parts()) as parts:
+        rows = table_rows(self._table, self.space, self._settings.sink_roll_bytes, self._renew)
+        async with aclosing(rows) as parts:
             async for ids, records in parts:
                 window = Window(self.space, ids, records, now)
                 name = f"resync-{self._roll.after.padded}-{part:06d}-{digest_of(window)}.parquet"
                 await self._store(name, to_table(window))
                 part += 1
-
-    async def _parts(self) -> AsyncGenerator[tuple[list[str], Rows], None]:
-        """The serving table's rows, tombstones included, in parts of about a file."""
-        held: list[tuple[list[str], Rows]] = []
-        size, row = 0, self.space.dtype.itemsize
-        async with aclosing(scan(self._table, keys.records(self.space.id, self.space.buckets))) as found:
-            async for some in found:
-                await self._renew()
-                ids, records, _ = stored_records(some.ids, some.values, self.space)
-                held.append((ids, records))
-                size += len(ids) * row
-                if size >= self._settings.sink_roll_bytes:
-                    yield _joined(held)
-                    held, size = [], 0
-        if any(ids for ids, _ in held):
-            yield _joined(held)
 
     async def _write(self, *, even_empty: bool = False) -> None:
         """The roll as a file, the checkpoint told to the stream, a new roll behind it."""
@@ -338,7 +319,3 @@ class SpaceSink:
         async with redis_errors("tell how far windows are written"):
             if not await PUBLISH.run(self._stream, names, values):
                 raise LeaseLost
-
-
-def _joined(parts: list[tuple[list[str], Rows]]) -> tuple[list[str], Rows]:
-    return [i for ids, _ in parts for i in ids], np.concatenate([records for _, records in parts])
