@@ -6,9 +6,10 @@ No message carries a URL's user or password.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -37,7 +38,7 @@ _spans: Spans | None = None  # of the process; where there is no tracing a read 
 def redacted(url: str) -> str:
     """A URL that may be shown: scheme, hosts, ports and path, without user, password or query."""
     try:
-        parts = urlsplit(url)
+        parts = _split(url)
         hosts = ",".join(f"{host}:{port}" if port else host for host, port in _addresses(url))
         return f"{parts.scheme}://{hosts}{parts.path}"
     except ValueError:
@@ -55,7 +56,7 @@ def connect(url: str, settings: StoreSettings, setting: str = "redis_url") -> Se
         raise InvalidInput("wait_timeout_ms", settings.wait_timeout_ms, "must be less than socket_timeout_s")
     client: Server
     try:
-        parts = urlsplit(url)
+        parts = _split(url)
         if any(name.startswith("ssl_") for name, _ in parse_qsl(parts.query)):
             raise InvalidInput(setting, redacted(url), "takes no ssl_ options: set REPCENTER_REDIS_TLS_*")
         if parts.scheme in _CLUSTER_SCHEMES:
@@ -108,7 +109,7 @@ def _link(url: str, settings: StoreSettings) -> Link:
 
 
 def _cluster(url: str, settings: StoreSettings, setting: str) -> Cluster:
-    scheme, netloc, path, query, _ = urlsplit(url)
+    scheme, netloc, path, query, _ = _split(url)
     if path not in ("", "/", "/0"):
         raise InvalidInput(setting, redacted(url), "a cluster has no databases but 0")
     user, at, _ = netloc.rpartition("@")
@@ -122,9 +123,18 @@ def _cluster(url: str, settings: StoreSettings, setting: str) -> Cluster:
     return Cluster(seeds, node, settings.cluster_retry_s)
 
 
+def _split(url: str) -> SplitResult:
+    """urlsplit, which in newer Pythons takes no host in brackets behind other hosts."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in _CLUSTER_SCHEMES:
+        return urlsplit(url)
+    netloc = re.split("[/?#]", rest, maxsplit=1)[0]
+    return urlsplit(f"{scheme}://{rest[len(netloc) :]}")._replace(netloc=netloc)
+
+
 def _addresses(url: str) -> list[tuple[str, int | None]]:
     """The hosts and ports of a URL, of a cluster several between commas; ValueError."""
-    scheme, netloc, *_ = urlsplit(url)
+    scheme, netloc, *_ = _split(url)
     hosts = netloc.rpartition("@")[2]
     split = [urlsplit(f"//{host}") for host in (hosts.split(",") if scheme in _CLUSTER_SCHEMES else [hosts])]
     if scheme in _CLUSTER_SCHEMES and not all(part.hostname for part in split):

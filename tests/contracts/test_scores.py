@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from contracts.scores import COLD, MISSING, OK, STATUS_NAMES, Completeness, Scores, Timings
+from contracts.scores import COLD, DEFAULT, MISSING, OK, STATUS_NAMES, Completeness, Scores, Timings
 
 
 def answer(scores: list[float], statuses: list[int]) -> Scores:
@@ -35,5 +35,6 @@ def test_top(scores: list[float], count: int, expected: list[int]) -> None:
 
 
 def test_statuses_in_words() -> None:
-    assert answer([0, 0, 0], [COLD, MISSING, OK]).status_names() == ["cold", "missing", "ok"]
-    assert len(STATUS_NAMES) == 4
+    statuses = [COLD, MISSING, OK, DEFAULT]
+    assert answer([0] * 4, statuses).status_names() == ["cold", "missing", "ok", "default"]
+    assert len(STATUS_NAMES) == 5
