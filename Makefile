@@ -38,8 +38,8 @@ test: check ## the whole suite (at most 10 minutes on 2 cores)
 test-faults: install ## kills, stops, cuts and skewed clocks on real servers (about seven minutes; PICTURES=, SEED=)
 	$(if $(PICTURES),PICTURES=$(PICTURES)) $(if $(SEED),SEED=$(SEED)) $(BIN)/python -m pytest tests/faults tests/param_server/test_shelf_machine.py tests/serving -m faults
 
-test-benches: install ## benchmarks that train a ranker first, small (under a minute)
-	$(BIN)/python -m pytest tests/cli/test_serve_bench.py -m benches
+test-benches: install ## small benchmarks: one trains a ranker first, one installs infinity (1.5 GB, once; then under a minute)
+	$(BIN)/python -m pytest tests/cli/test_serve_bench.py tests/realtime_infer/test_infinity.py -m benches
 
 test-clients: install ## clients of others, unchanged, in an environment of their own: tritonclient, the protocol's own OpenAPI
 	$(PYTHON) -m venv var/clients

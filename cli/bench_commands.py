@@ -201,7 +201,8 @@ def bench_behaviours(
 def bench_freshness(
     json: Json = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer items, shorter loops: about a minute and a half.")
+        bool,
+        typer.Option("--quick", help="Fewer items, shorter loops, no infinity: about a minute and a half."),
     ] = False,
     data: Annotated[
         Path | None, typer.Option(help="Your items with pictures (docs/data.md); drawn ones if absent.")
@@ -210,6 +211,10 @@ def bench_freshness(
     overhead_rate: Annotated[
         float, typer.Option(min=1, help="Pushes per second with the encoder that costs nothing.")
     ] = 100.0,
+    infinity: Annotated[
+        bool | None,
+        typer.Option(help="Also encode the titles with infinity, in an environment of its own (1.5 GB)."),
+    ] = None,
     var: VarDir = Path("var"),
 ) -> None:
     """From a push to a score that says ok, and how many items a worker takes (about five minutes).
@@ -223,7 +228,9 @@ def bench_freshness(
     from cli.progress import stage
 
     console = Console(stderr=True)
-    options = FreshnessOptions(data, image_tower, var, quick, overhead_rate)
+    options = FreshnessOptions(
+        data, image_tower, var, quick, overhead_rate, not quick if infinity is None else infinity
+    )
     with stage(console, "Freshness") as advance:
         report = run_freshness(options, advance)
     print_report(console, report)

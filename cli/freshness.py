@@ -35,12 +35,14 @@ from param_server.settings import StoreSettings
 from param_server.store import Store
 from realtime_infer.bare_loop import BareLoop, BareRates
 from realtime_infer.clients import clients
+from realtime_infer.infinity_process import INFINITY, TextRates, text_rates
 from realtime_infer.ingest import Ingest
 from realtime_infer.settings import EncoderSettings
 from serving.client import GrpcClient
 from training.data.catalogue import load_catalogue
 from training.data.world import draw_world
 from training.freshness_bundles import TEXT_FIELD, demo_encoder, trivial_encoder, trivial_ranker
+from training.recipes.text_tower import text_model
 
 TARGETS = {
     "p99_ms": 1_000,
@@ -56,13 +58,14 @@ _SCENE = "default"
 @dataclass(frozen=True)
 class FreshnessOptions:
     """data: a directory of docs/data.md whose items have pictures, None draws some; var: everything written;
-    overhead_rate: pushes per second with the trivial encoder."""
+    overhead_rate: pushes per second with the trivial encoder; infinity: measured beside."""
 
     data: Path | None
     image_tower: Path | None
     var: Path
     quick: bool
     overhead_rate: float
+    infinity: bool
 
     @property
     def pictures(self) -> int:
@@ -88,7 +91,8 @@ class FreshnessOptions:
 @dataclass(frozen=True)
 class FreshnessReport:
     """fresh, overhead: open loops with the demo's and the trivial encoder; capacity: items per second of one
-    and of two workers; queue: of one with the trivial encoder; bare: before and after, meaned."""
+    and of two workers; queue: of one with the trivial encoder; bare: before and after, meaned;
+    texts: titles alone, beside infinity."""
 
     rate: float
     fresh: Freshness
@@ -98,6 +102,7 @@ class FreshnessReport:
     capacity_2: float
     queue: float
     bare: BareRates
+    texts: TextRates
 
     def to_json(self) -> dict[str, object]:
         """The last line of `--json`."""
@@ -116,6 +121,10 @@ class FreshnessReport:
             "bare_graphs_items_per_s": round(self.bare.graphs, 1),
             "encode_rate_of_bare_loop": round(self.capacity / self.bare.whole, 3),
             "encode_rate_of_bare_graphs": round(self.capacity / self.bare.graphs, 3),
+            "bare_loop_texts_per_s": round(self.texts.bare, 1),
+            "infinity_texts_per_s": round(self.texts.infinity, 1) if self.texts.infinity else None,
+            "infinity": INFINITY if self.texts.infinity else None,
+            "infinity_why": self.texts.why,
             "late_p99_ms": _percentile(self.fresh.late_ms, 99),
             "receipt_p50_ms": _percentile(self.fresh.receipt_ms, 50),
             "items": len(self.fresh.latencies_ms),
@@ -161,10 +170,13 @@ def run_freshness(options: FreshnessOptions, advance: Advance) -> FreshnessRepor
         fresh = asyncio.run(_freshness(stack, itertools.islice(_fresh("new", items), count), rate, advance))
     advance.note("bare loop again")
     after = loop.measure(advance)
+    peer = options.var / "bench" / "infinity" if options.infinity else None
+    advance.note("titles, beside infinity (installed the first time)" if peer else "titles")
+    titles = text_rates(loop, peer, text_model(), root / "infinity.log", advance)
     with _served(root, encoder, workers=2) as stack:
         both = asyncio.run(_capacity(stack, _fresh("both", items), options.backlog, 2, advance))
     bare = BareRates((before.whole + after.whole) / 2, (before.graphs + after.graphs) / 2)
-    return FreshnessReport(rate, fresh, options.overhead_rate, overhead, capacity, both, queue, bare)
+    return FreshnessReport(rate, fresh, options.overhead_rate, overhead, capacity, both, queue, bare, titles)
 
 
 def _items(options: FreshnessOptions, root: Path, advance: Advance) -> list[Item]:

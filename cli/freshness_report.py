@@ -10,6 +10,7 @@ from rich.table import Table
 
 from cli.freshness import FreshnessReport, percentiles
 from loadtests.freshness import Freshness
+from realtime_infer.infinity_process import LEFT_OUT
 
 _BARS, _WIDTH = 12, 40
 
@@ -29,10 +30,24 @@ def print_report(console: Console, report: FreshnessReport) -> None:
         ("capacity, two workers", report.capacity_2),
         ("bare loop, bytes to vectors", report.bare.whole),
         ("bare loop, graphs alone", report.bare.graphs),
+        ("bare loop, titles alone", report.texts.bare),
+        ("infinity, the same titles", report.texts.infinity),
         ("queue, an encoder that costs nothing", report.queue),
     ):
-        table.add_row(name, f"{value:,.1f}", "", "")
+        table.add_row(name, _shown(value), "", "")
     console.print(table)
+    if report.texts.infinity is not None:
+        console.print(
+            "pictures are not compared: infinity takes no ONNX image tower, only Hugging Face's models",
+            soft_wrap=True,
+        )
+    elif report.texts.why != LEFT_OUT:
+        console.print(
+            f"infinity could not be measured: {report.texts.why}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     _print_spread(console, report.fresh)
 
 

