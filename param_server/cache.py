@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from contracts.codec import ID_INT8, id_row_dtype, is_tombstone
+from contracts.codec import ID_INT8, Rows, id_row_dtype, is_tombstone
 from contracts.errors import RepcenterError, Unavailable
 from contracts.manifest import IdTable
 from contracts.space import Space
@@ -25,9 +25,10 @@ from contracts.window import Window
 from param_server import keys
 from param_server.frequency import Counts
 from param_server.id_index import Slots
+from param_server.resident import Resident, give_back
 from param_server.server import Server
 from param_server.single_flight import SingleFlight
-from param_server.slots import OVERHEAD, SlotTable
+from param_server.slots import OVERHEAD, Flags, Sequences, SlotTable
 from param_server.store import Fetched, Store
 from param_server.window_follower import WindowFollower
 
@@ -65,46 +66,32 @@ class CacheCounts:
     stale: int = 0
 
 
-class _Copy:
-    """The resident rows of one table."""
-
-    def __init__(self, dtype: np.dtype[np.void]) -> None:
-        self.slots = SlotTable(0, dtype)
-
-    def lookup(self, ids: Sequence[str]) -> Slots:
-        return self.slots.lookup(ids)
-
-    def offer(self, ids: Sequence[str], fetched: Fetched) -> None:
-        self.slots.offer(ids, fetched.id_rows, fetched.id_found)
-
-
-class _NoRows(_Copy):
+class _NoRows(Resident):
     """Where no ID table is read: one slot, of the row that is always absent."""
 
     def __init__(self) -> None:
-        self.slots = SlotTable(1, id_row_dtype(ID_INT8, 0))
+        super().__init__(id_row_dtype(ID_INT8, 0))
+        self.slots = SlotTable(1, self.slots.dtype)
 
     def lookup(self, ids: Sequence[str]) -> Slots:
         return np.zeros(len(ids), np.int64)
 
-    def offer(self, ids: Sequence[str], fetched: Fetched) -> None:
+    def offer(self, ids: Sequence[str], rows: Rows, found: Flags, sequences: Sequences | None = None) -> None:
         pass
 
 
-class _SpaceCopy(_Copy):
+class _SpaceCopy(Resident):
     """The resident records of one space, and who keeps them right."""
 
     def __init__(self, space: Space, stream: Server, limits: CacheLimits, block_s: float) -> None:
         super().__init__(space.dtype)
         self.flights: list[SingleFlight] = []
-        self.follower = WindowFollower(
-            stream, space, limits.bound_s, block_s, self._renew, lambda: self.slots.clear()
-        )
+        self.follower = WindowFollower(stream, space, limits.bound_s, block_s, self._renew, self.clear)
         self.task = asyncio.create_task(self.follower.run())
 
     def _renew(self, window: Window) -> None:
         records = window.records
-        self.slots.renew(window.item_ids, records, ~is_tombstone(records), records["sequence"])
+        self.renew(window.item_ids, records, ~is_tombstone(records), records["sequence"])
         for flights in self.flights:
             flights.touch(window.item_ids)
 
@@ -112,7 +99,7 @@ class _SpaceCopy(_Copy):
 class _PairCopy:
     """What one generation reads."""
 
-    def __init__(self, store: Store, content: _SpaceCopy, rows: _Copy, pair: Pair) -> None:
+    def __init__(self, store: Store, content: _SpaceCopy, rows: Resident, pair: Pair) -> None:
         self.content, self.rows = content, rows
         space, id_table = pair
 
@@ -123,11 +110,11 @@ class _PairCopy:
         content.flights.append(self.flights)
 
     def _landed(self, ids: Sequence[str], fetched: Fetched, touched: set[str], token: int | None) -> None:
-        self.rows.offer(ids, fetched)
+        self.rows.offer(ids, fetched.id_rows, fetched.id_found)
         if token is None or token != self.content.follower.token():
             return
         ids, fetched = _without(ids, fetched, touched) if touched else (ids, fetched)
-        self.content.slots.offer(ids, fetched.records, fetched.found, fetched.records["sequence"])
+        self.content.offer(ids, fetched.records, fetched.found, fetched.records["sequence"])
 
 
 class RowCache:
@@ -138,10 +125,12 @@ class RowCache:
         self.limits = limits
         self._store, self._stream, self._block_s = store, stream, block_s
         self._spaces: dict[str, _SpaceCopy] = {}
-        self._id_tables: dict[IdTable, _Copy] = {}
+        self._id_tables: dict[IdTable, Resident] = {}
         self._pairs: dict[tuple[str, IdTable | None], _PairCopy] = {}
         self._counts = CacheCounts()  # what belongs to tables in use is counted there until they go
         self._ended: list[asyncio.Task[None]] = []
+        self._gone: list[SlotTable] = []
+        self._sharing: asyncio.Task[None] | None = None
 
     async def fetch(self, space: Space, id_table: IdTable | None, item_ids: Sequence[str]) -> Fetched:
         """Content records and ID rows of K distinct ids: from memory, the rest in one round trip.
@@ -174,8 +163,8 @@ class RowCache:
     ) -> Fetched:
         content, rows = pair.content.slots, pair.rows.slots
         usable = (slots >= 0) & fresh
-        self._ask("content", content, item_ids, slots, usable)
-        self._ask("id", rows, item_ids, id_slots, id_slots >= 0)
+        self._ask("content", pair.content, item_ids, slots, usable)
+        self._ask("id", pair.rows, item_ids, id_slots, id_slots >= 0)
         here = usable & (id_slots >= 0)
         wanted = _chosen(item_ids, ~here)
         try:
@@ -200,14 +189,14 @@ class RowCache:
     def _ask(
         self,
         kind: str,
-        table: SlotTable,
+        copy: Resident,
         item_ids: Sequence[str],
         slots: Slots,
         usable: npt.NDArray[np.bool_],
     ) -> None:
         """Count the questions where rows are told by them what is worth keeping."""
-        table.use(slots[slots >= 0])
-        table.miss(_chosen(item_ids, slots < 0))
+        copy.slots.use(slots[slots >= 0])
+        copy.miss(_chosen(item_ids, slots < 0))
         given = int(np.count_nonzero(usable))
         self._counts.hits[kind] += given
         self._counts.misses[kind] += len(slots) - given
@@ -226,16 +215,18 @@ class RowCache:
         return replace(out, stale=True)
 
     def use(self, space: Space, id_table: IdTable | None) -> None:
-        """Keep rows of these tables from now on, beside those in use, within the same bytes."""
+        """Keep rows of these tables from now on, beside those in use, within the same bytes.
+
+        New tables get their slots once the others have given way: see `settled`."""
         if (space.id, id_table) in self._pairs:
             return
         content = self._spaces.get(space.id)
         if content is None:
             content = _SpaceCopy(space, self._stream, self.limits, self._block_s)
             self._spaces[space.id] = content
-        rows: _Copy = _NoRows()
+        rows: Resident = _NoRows()
         if id_table is not None:
-            rows = self._id_tables.setdefault(id_table, _Copy(id_row_dtype(id_table.codec, id_table.dim)))
+            rows = self._id_tables.setdefault(id_table, Resident(id_row_dtype(id_table.codec, id_table.dim)))
         self._pairs[space.id, id_table] = _PairCopy(self._store, content, rows, (space, id_table))
         self._share()
 
@@ -252,21 +243,42 @@ class RowCache:
             space.task.cancel()
             self._ended = [task for task in self._ended if not task.done()] + [space.task]
             self._counts.resyncs += space.follower.resyncs
-            self._counts.evictions["content"] += space.slots.evictions
+            self._let_go("content", space)
         for id_table in self._id_tables.keys() - {id_table for _, id_table in wanted}:
-            self._counts.evictions["id"] += self._id_tables.pop(id_table).slots.evictions
+            self._let_go("id", self._id_tables.pop(id_table))
         if len(self._spaces) + len(self._id_tables) < before:
             self._share()
 
-    def _share(self) -> None:
-        """Equally many slots for every table: a request asks each for the same ids."""
-        each = sum(copy.slots.dtype.itemsize + OVERHEAD for _, copy in self._copies())
-        slots = self.limits.bytes // each if each else 0
-        for _, copy in sorted(self._copies(), key=lambda held: held[1].slots.capacity < slots):
-            if copy.slots.capacity != slots:
-                copy.slots = copy.slots.resized(slots)
+    def _let_go(self, kind: str, copy: Resident) -> None:
+        self._counts.evictions[kind] += copy.slots.evictions
+        self._gone.append(copy.end())
 
-    def _copies(self) -> Iterator[tuple[str, _Copy]]:
+    def _share(self) -> None:
+        if self._sharing is None or self._sharing.done():
+            self._sharing = asyncio.create_task(self._shared())
+
+    async def _shared(self) -> None:
+        """Equally many slots for every table: a request asks each for the same ids. One table after the
+        other, those that give way first, until nothing has changed meanwhile."""
+        try:
+            while True:
+                while self._gone:
+                    await give_back(self._gone.pop())
+                each = sum(copy.slots.dtype.itemsize + OVERHEAD for _, copy in self._copies())
+                slots = self.limits.bytes // each if each else 0
+                wrong = [copy for _, copy in self._copies() if copy.slots.capacity != slots]
+                if not wrong:
+                    return
+                await max(wrong, key=lambda copy: copy.slots.capacity).resize(slots)
+        except Exception:  # the tables stay as they are until the next change
+            log.exception("the tables of cached rows could not be made larger or smaller")
+
+    async def settled(self) -> None:
+        """Until every table has its share of the slots."""
+        while self._sharing is not None and not self._sharing.done():
+            await asyncio.wait([self._sharing])
+
+    def _copies(self) -> Iterator[tuple[str, Resident]]:
         yield from (("content", copy) for copy in self._spaces.values())
         yield from (("id", copy) for copy in self._id_tables.values())
 
@@ -278,19 +290,20 @@ class RowCache:
         within_s: float,
         progress: Callable[[int], None] | None = None,
     ) -> int:
-        """Wait until windows are followed, then read rows that will be asked for, most wanted first; at most
-        so many seconds -> ids looked up.
+        """Wait until all tables have their slots, then until windows are followed, and read rows that will be
+        asked for, most wanted first; at most so many seconds from there on -> ids looked up.
 
         counts: (K,) uint8, how often each is asked for. A store or stream that is gone ends it early.
         """
         copy = self._pairs[pair[0].id, pair[1]]
         done = 0
+        await self.settled()
         try:
             async with asyncio.timeout(within_s):
                 await copy.content.follower.attached.wait()
                 for at in range(0, len(ids), _WARM_CHUNK):
                     some = ids[at : at + _WARM_CHUNK]
-                    for table in (copy.content.slots, copy.rows.slots):
+                    for table in (copy.content, copy.rows):
                         table.expect(some, counts[at : at + _WARM_CHUNK])
                     slots, id_slots = copy.content.lookup(some), copy.rows.lookup(some)
                     lacking = _chosen(some, (slots < 0) | (id_slots < 0))
@@ -307,6 +320,8 @@ class RowCache:
 
     def hottest(self, most: int) -> tuple[list[str], Counts]:
         """The ids asked for most, most wanted first, at most so many -> ids, (K,) uint8 counts."""
+        if len(self._spaces) == 1:
+            return next(iter(self._spaces.values())).slots.hottest(most)
         counts: dict[str, int] = {}
         for space in self._spaces.values():
             for item_id, count in zip(*space.slots.hottest(most), strict=True):
@@ -344,7 +359,8 @@ class RowCache:
 
     async def close(self) -> None:
         """End the followers and what is being read."""
-        tasks = [*self._ended, *(space.task for space in self._spaces.values())]
+        sharing = [] if self._sharing is None else [self._sharing]
+        tasks = [*sharing, *self._ended, *(space.task for space in self._spaces.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 from redis.asyncio import Redis
 
-from contracts.codec import Rows
+from contracts.codec import ID_INT8, Rows
+from contracts.manifest import IdTable
 from contracts.space import Space
 from param_server.cache import CacheLimits, RowCache
 from param_server.frequency import MOST
@@ -24,6 +26,7 @@ async def cached_reads(
 ) -> dict[str, Any]:
     """Fetches of `counts` random ids each, all cached; every answer is compared with what was loaded.
 
+    Then another table comes: how long the rows take to move, and how long the event loop was held at most.
     The ids of a request are strings of its own, as a door makes them. Raises AssertionError where a row was
     read from the server or differs.
     """
@@ -48,6 +51,31 @@ async def cached_reads(
                 found[f"cached_{count}_p{q}_us"] = float(np.percentile(taken[_WARM:], q)) * 1e6
         if cache.counts().misses["content"] != misses:
             raise AssertionError("rows that were taken for cached were read from the table")
+        found |= await _resized(cache, space, len(ids))
     finally:
         await cache.close()
     return found
+
+
+async def _resized(cache: RowCache, space: Space, rows: int) -> dict[str, Any]:
+    """A table that shares the slots with a second one, which has a row of 128 int8 numbers for each id."""
+    held, ended = [0.0], asyncio.Event()
+
+    async def turn() -> None:
+        before = time.perf_counter()
+        while not ended.is_set():
+            await asyncio.sleep(0)
+            held.append((now := time.perf_counter()) - before)
+            before = now
+
+    turning = asyncio.create_task(turn())
+    await asyncio.sleep(0)
+    began = time.perf_counter()
+    cache.use(space, IdTable("beside", ID_INT8, 128, 1))
+    await cache.settled()
+    took = time.perf_counter() - began
+    ended.set()
+    await turning
+    if not 0 < cache.resident()["content"][0] < rows:
+        raise AssertionError("the table was not made smaller")
+    return {"cached_resize_ms": took * 1e3, "cached_resize_held_ms": max(held) * 1e3}

@@ -56,6 +56,10 @@ class Frequency:
         places = self._places(ids)
         self._counts[self._row, places] = np.maximum(self._counts[self._row, places], counts)
 
+    def counters(self) -> Counts:
+        """What its memory is made of."""
+        return self._counts
+
     def _places(self, ids: Sequence[str]) -> npt.NDArray[np.uint64]:
         hashes = np.fromiter(map(hash, ids), np.int64, len(ids)).view(np.uint64)
         places: npt.NDArray[np.uint64] = (hashes * _FACTORS) >> self._shift

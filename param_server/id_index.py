@@ -5,13 +5,14 @@ A dict follows pointers id after id; with hundreds of thousands of ids it waits 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import eq
 
 import numpy as np
 import numpy.typing as npt
 
 _EMPTY, _DEAD = -1, -2
+_FORGOTTEN = 8_192  # ids let go of at once
 
 Slots = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
@@ -84,6 +85,20 @@ class IdIndex:
     def slots(self) -> Slots:
         """All slots that are taken, rising."""
         return np.flatnonzero(self._there)
+
+    def taken(self, slots: Slots) -> Slots:
+        """Those of these slots that are taken."""
+        return slots[self._there[slots]]
+
+    def arrays(self) -> list[npt.NDArray[np.generic]]:
+        """What its memory is made of, beside the ids."""
+        return [self._table, self._hashes]
+
+    def forgotten(self) -> Iterator[None]:
+        """Let go of the ids in small steps; the index is of no use from the first one on."""
+        while self._ids:
+            del self._ids[-_FORGOTTEN:]
+            yield
 
     def ids(self, slots: Slots) -> list[str]:
         """The ids at these slots, all taken."""

@@ -22,6 +22,7 @@ _STRETCH = 8  # slots that the hand looks at for each that is wanted
 _LEAST_STRETCH = 64
 _HALVE_AFTER = 10  # questions per slot
 _SKETCH = 4  # counters per slot in each row of the sketch
+_FREED_BYTES = 4 << 20  # given back at once
 _REMEMBERED = 16_384  # ids whose counts outlive a clear()
 
 Flags = npt.NDArray[np.bool_]
@@ -96,9 +97,34 @@ class SlotTable:
             return
         counts = self._frequency.estimate([ids[i] for i in new.tolist()])
         order = np.argsort(-counts.astype(np.int16), kind="stable")
-        new, counts = new[order], counts[order]
-        blob = self._bytes(rows)
         told = np.zeros(len(ids), np.uint64) if sequences is None else sequences
+        self._keep(ids, self._bytes(rows), found, told, new[order], counts[order])
+
+    def take(self, other: SlotTable, slots: Slots) -> None:
+        """Keep the rows at these distinct slots of another table, as many as earn one, as they are.
+
+        Slots that are not taken, and ids that are resident here, are passed over.
+        """
+        slots = other._index.taken(slots)
+        ids = other._index.ids(slots)
+        new = np.flatnonzero(self.lookup(ids) < 0)
+        if not len(new) or not self.capacity:
+            return
+        uses = other._uses[slots]
+        new = new[np.argsort(-uses[new].astype(np.int16), kind="stable")]
+        rows = other._rows.take(slots, axis=0)
+        self._keep(ids, rows, other._found[slots], other._sequences[slots], new, uses[new])
+
+    def _keep(
+        self,
+        ids: Sequence[str],
+        blob: npt.NDArray[np.uint8],
+        found: Flags,
+        told: Sequences,
+        new: Slots,
+        counts: Counts,
+    ) -> None:
+        """Slots for those at the places `new`, in this order, their counts falling."""
         at = 0
         for take in (self._vacant, self._evict):
             slots = take(counts[at:])
@@ -140,15 +166,22 @@ class SlotTable:
         slots = slots[order[:most]]
         return self._index.ids(slots), self._uses[slots]
 
-    def resized(self, capacity: int) -> SlotTable:
-        """Another table of so many slots with the rows that were asked for most."""
-        other = SlotTable(capacity, self.dtype)
-        ids, uses = self.hottest(capacity)
-        slots = self.lookup(ids)
-        other._frequency.expect(ids, uses)
-        other.offer(ids, *self.read(slots), self._sequences[slots])
-        other.evictions = self.evictions + len(self) - len(other)
-        return other
+    def counts(self) -> Counts:
+        """(capacity,) uint8: how often each slot's row was asked for; a copy."""
+        return self._uses.copy()
+
+    def taken(self) -> Slots:
+        """All slots that have a row, rising."""
+        return self._index.slots()
+
+    def freed(self) -> Iterator[None]:
+        """Give the memory back in steps of a few MiB; the table is of no use from the first one on."""
+        yield from self._index.forgotten()
+        for array in (self._rows, *self._index.arrays(), self._frequency.counters()):
+            step = max(1, _FREED_BYTES // array.itemsize)
+            for size in range(array.size - step, 0, -step):
+                array.resize(size, refcheck=False)  # nobody else has a view of it
+                yield
 
     def _bytes(self, rows: Rows) -> npt.NDArray[np.uint8]:
         return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), self.dtype.itemsize)

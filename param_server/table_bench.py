@@ -136,6 +136,8 @@ def _keys(found: Sequence[Measured], items: int) -> dict[str, Any]:
         "cold_ratio": first["cold_164_ratio"],
         "cached_164_p50_us": first.get("cached_164_p50_us"),
         "cached_1064_p50_us": first.get("cached_1064_p50_us"),
+        "cached_resize_ms": first.get("cached_resize_ms"),
+        "cached_resize_held_ms": first.get("cached_resize_held_ms"),
         "cold_1064_p50_ms": first["cold_1064_p50_ms"],
         "load_records_per_s": first["load_records_per_s"],
         "feast_164_p50_ms": first.get("feast_164_p50_ms"),

@@ -17,7 +17,7 @@ from param_server.turns import Reader, Sample, in_turn
 KEYS = [
     *("items", "payload_bytes", "memory_ratio_valkey", "memory_ratio_redis7"),
     *("cold_164_p50_ms", "cold_164_p99_ms", "mget_164_p50_ms", "cold_ratio", "cached_164_p50_us"),
-    "cached_1064_p50_us",
+    *("cached_1064_p50_us", "cached_resize_ms", "cached_resize_held_ms"),
     *("cold_1064_p50_ms", "load_records_per_s", "feast_164_p50_ms", "feast_1064_p50_ms"),
 ]
 
