@@ -173,6 +173,40 @@ def assemble(requests: Sequence[ScoreRequest], schema: FeatureSchema, now_ms: in
     return Assembled(list(row_of), candidates, behaviours, mask, extra)
 
 
+def join(parts: Sequence[Assembled]) -> Assembled:
+    """Assembled requests of one schema as one: N and T those of the longest, rows one part after the other.
+
+    Item ids are then unique within a part only. Candidates beyond a part's own read row 0.
+    """
+    n = max(part.candidates.shape[1] for part in parts)
+    t = max(part.behaviours.shape[1] for part in parts)
+    starts = np.cumsum([0, *(len(part.item_ids) for part in parts[:-1])]).tolist()
+
+    def wide(values: npt.NDArray[Any], width: int, old_end: bool) -> npt.NDArray[Any]:
+        missing = width - values.shape[1]
+        return np.pad(values, ((0, 0), (missing, 0) if old_end else (0, missing))) if missing else values
+
+    def moved(rows: npt.NDArray[np.int32], start: int) -> npt.NDArray[np.int32]:
+        return np.where(rows > 0, rows + np.int32(start), rows)
+
+    pairs = list(zip(parts, starts, strict=True))
+    return Assembled(
+        [item_id for part in parts for item_id in part.item_ids],
+        np.concatenate([wide(moved(part.candidates, start), n, False) for part, start in pairs]),
+        np.concatenate([wide(moved(part.behaviours, start), t, True) for part, start in pairs]),
+        np.concatenate([wide(part.behaviour_mask, t, True) for part in parts]),
+        {
+            name: np.concatenate(
+                [
+                    wide(part.request_inputs[name], t, True) if name == "gaps" else part.request_inputs[name]
+                    for part in parts
+                ]
+            )
+            for name in parts[0].request_inputs
+        },
+    )
+
+
 def _gaps(
     requests: Sequence[ScoreRequest],
     starts: npt.NDArray[np.int64],

@@ -22,6 +22,8 @@ _UTF8_BYTES = 4  # at most, of one character
 
 
 MissingPolicy = Literal["mask", "fail"]
+Priority = Literal["low", "normal", "high"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)  # least urgent first
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class ScoreRequest:
     A ranker that reads no search ignores it. request_id: the caller's name of the request, None = the scorer
     gives one. missing: what becomes of candidates that are known by neither content nor ID row: masked (no
     score) or the whole request fails. default_score: the score of masked ones, None = none. explain:
-    how many of the best candidates to explain, at most MAX_EXPLAINED.
+    how many of the best candidates to explain, at most MAX_EXPLAINED. priority: who goes first where
+    requests wait, and who is refused first.
     """
 
     candidates: Sequence[str]
@@ -69,6 +72,7 @@ class ScoreRequest:
     missing: MissingPolicy = "mask"
     default_score: float | None = None
     explain: int = 0
+    priority: Priority = "normal"
 
 
 def check_request(request: ScoreRequest, limits: Limits = DEFAULT_LIMITS) -> ScoreRequest:
@@ -93,6 +97,8 @@ def check_request(request: ScoreRequest, limits: Limits = DEFAULT_LIMITS) -> Sco
     if request.request_id is not None:
         check_item_id(request.request_id, "request_id")
     _check_missing(request)
+    if request.priority not in PRIORITIES:
+        raise InvalidInput("priority", request.priority, f"must be one of {list(PRIORITIES)}")
     if type(request.explain) is not int or not 0 <= request.explain <= MAX_EXPLAINED:
         raise InvalidInput("explain", request.explain, f"must be an integer, 0 to {MAX_EXPLAINED}")
     check_attributes(request.user, "user")

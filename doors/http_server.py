@@ -9,7 +9,6 @@ import ssl
 from collections.abc import AsyncIterator
 
 import uvicorn
-from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from contracts.errors import InvalidInput, Unavailable
@@ -21,7 +20,7 @@ from doors.tracing import Tracing
 
 @contextlib.asynccontextmanager
 async def http_server(
-    app: FastAPI,
+    app: ASGIApp,
     host: str,
     port: int,
     stop_s: float,

@@ -14,6 +14,7 @@ from doors.grpc_server import GrpcServer
 from doors.health import follow
 from doors.http_server import http_server
 from doors.logs import configure_logs
+from doors.loop_lag import LoopLag
 from doors.protection import protection
 from doors.settings import DoorSettings
 from doors.shutdown import cancel, on_signals
@@ -28,6 +29,7 @@ from param_server.store import Store
 from serving.cache_metrics import CacheCollector
 from serving.cached_rows import CachedRows
 from serving.capture import SlowRequests
+from serving.early_refusal import EarlyRefusal
 from serving.kernels import ranker_kernels
 from serving.listing import Listing
 from serving.live import LiveGenerations
@@ -95,7 +97,11 @@ async def open_scorer(
             slow = SlowRequests(directory, settings, metrics.registry, kernels=kernels is not None)
             closing.push_async_callback(asyncio.to_thread, slow.close)
             observers.append(slow.observe)
-        scorer = Scorer(cached.cache if cached else store, live, settings, metrics, behaviours, observers)
+        lag = LoopLag()
+        closing.push_async_callback(cancel, asyncio.create_task(lag.run()))
+        metrics.loop_lag.set_function(lag.seconds)
+        rows = cached.cache if cached else store
+        scorer = Scorer(rows, live, settings, metrics, behaviours, observers, lag.seconds)
         closing.callback(scorer.close)
         listing, readiness = Listing(generations, live), Readiness(live, metrics)
 
@@ -106,8 +112,9 @@ async def open_scorer(
         )
         closing.push_async_callback(rpc.stop, settings.stop_s)
         rest = create_rest(scorer, listing, readiness, metrics, settings.max_body_bytes, inference)
+        gate = EarlyRefusal(rest, scorer.admission, metrics, settings.max_body_bytes)
         url = await closing.enter_async_context(
-            http_server(rest, settings.host, settings.http_port, settings.stop_s, guarded, tracing)
+            http_server(gate, settings.host, settings.http_port, settings.stop_s, guarded, tracing)
         )
         await rpc.start()
         for background in (live.run(), follow(readiness.check, rpc.tell, settings.poll_s)):

@@ -1,80 +1,237 @@
-"""Admission: refuse early and cheaply rather than queue without bound.
+"""The queue before the graphs: the most urgent request first, several to one run where that pays.
 
-Two things are counted of what is in flight: rows, for memory, and predicted seconds of graph runs, for time.
-A row is one candidate or behaviour: a request of 2,000 candidates weighs as much as 100 of 20.
+    submit() ──> waiting, by priority and order ──> a worker thread: one request, or those that fit beside it
+                                                    ──> one run ──> each request's own scores
+
+A run that is shared has the rows of all its requests, candidates and behaviours padded to the longest. Only
+requests of one generation share, and only where at most a fifth of what is computed is padding.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from heapq import heapify, heappop, heappush
 
-from contracts.errors import Overloaded
+import numpy as np
+import numpy.typing as npt
 
-RETRY_AFTER_S = 1.0
+from contracts.errors import DeadlineExceeded
+from contracts.features import Assembled, item_inputs, join
+from contracts.request import Priority
+from param_server.store import Fetched
+from serving.admission import RANK
+from serving.loaded import LoadedGeneration
+
+_MOST_PADDING = 0.2
 
 
-class Admission:
-    """Rows in flight, at most `limit`, and what newcomers would wait, at most `max_wait_s`.
+@dataclass(frozen=True)
+class Computed:
+    """scores: (N,) float32; times in seconds, run_s of the whole run; requests: that shared it; size: its
+    candidates, all requests', and its behaviours, as padded; first: true for one of those requests."""
 
-    Both may be let go of from any thread.
+    scores: npt.NDArray[np.float32]
+    queue_s: float
+    assemble_s: float
+    run_s: float
+    requests: int
+    size: tuple[int, int]
+    first: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One request whose rows are there. deadline_at: time.perf_counter() after which nobody waits."""
+
+    loaded: LoadedGeneration
+    assembled: Assembled
+    fetched: Fetched
+    deadline_at: float
+    priority: Priority = "normal"
+    queued_at: float = field(default_factory=time.perf_counter)
+    answer: Future[Computed] = field(default_factory=Future)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N, T."""
+        return self.assembled.candidates.shape[1], self.assembled.behaviours.shape[1]
+
+
+class Batcher:
+    """`workers` threads that run graphs.
+
+    rows: candidates of one run, padding included, up to which requests share it; 0 = none shares. window_s:
+    how long a worker with nothing else to do waits for company, less where a deadline is near.
     """
 
-    def __init__(self, limit: int, workers: int = 1, max_wait_s: float = float("inf")) -> None:
-        """workers: graph runs at the same time."""
-        self.limit = limit
-        self._workers, self._max_wait_s = workers, max_wait_s
-        self._in_flight, self._runs, self._backlog_s = 0, 0, 0.0
-        self._lock = threading.Lock()
+    def __init__(self, workers: int, rows: int = 0, window_s: float = 0.0) -> None:
+        self._rows, self._window_s = rows, window_s
+        self._waiting: list[tuple[int, int, Job]] = []
+        self._order = itertools.count()
+        lock = threading.Lock()
+        self._came, self._company = threading.Condition(lock), threading.Condition(lock)
+        self._gathering = self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"score-{n}", daemon=True) for n in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    @property
-    def in_flight(self) -> int:
-        return self._in_flight
+    def submit(self, job: Job) -> Future[Computed]:
+        """Its scores. Cancelled before a worker took it, it is not computed. RuntimeError once closed."""
+        with self._came:
+            if self._closed:
+                raise RuntimeError("the batcher is closed")
+            heappush(self._waiting, (-RANK[job.priority], next(self._order), job))
+            (self._company if self._gathering else self._came).notify()
+        return job.answer
 
-    @property
-    def wait_s(self) -> float:
-        """What a newcomer waits before its graph runs, as predicted."""
-        return self._backlog_s / self._workers
+    def close(self) -> None:
+        """Let running graphs end; nothing new is computed."""
+        with self._came:
+            self._closed = True
+            left, self._waiting = self._waiting, []
+            self._came.notify_all()
+            self._company.notify_all()
+        for _, _, job in left:
+            job.answer.cancel()
+        for thread in self._threads:
+            thread.join()
 
-    def check(self) -> None:
-        """Overloaded where nobody would be admitted now: asked before a request is even read."""
-        if self.wait_s > self._max_wait_s:
-            raise Overloaded(
-                f"requests wait {self.wait_s * 1e3:.0f} ms, the limit is {self._max_wait_s * 1e3:.0f} ms",
-                RETRY_AFTER_S,
-            )
+    def _work(self) -> None:
+        while jobs := self._next():
+            _run(jobs)
 
-    def enter(self, rows: int) -> None:
-        """Count `rows` in, or raise Overloaded."""
-        with self._lock:
-            if self._in_flight + rows > self.limit:
-                raise Overloaded(
-                    f"{self._in_flight} rows in flight, {rows} more exceed the limit of {self.limit}",
-                    RETRY_AFTER_S,
-                )
-            self._in_flight += rows
+    def _next(self) -> list[Job]:
+        """The jobs of the next run, taken by a worker that is free; none once closed."""
+        with self._came:
+            while (first := self._take()) is None:
+                if self._closed:
+                    return []
+                self._came.wait()
+            jobs = [first]
+            if self._rows:
+                self._join_in(jobs)
+                self._gather(jobs)
+            return jobs
 
-    def leave(self, rows: int) -> None:
-        """Count `rows` out: to be called once for each `enter` that was admitted."""
-        with self._lock:
-            self._in_flight -= rows
+    def _gather(self, jobs: list[Job]) -> None:
+        """Wait for company, one worker at a time, and not while somebody waits who does not fit."""
+        if self._gathering:
+            return
+        self._gathering = True
+        while not (self._closed or self._waiting or self._full(jobs)):
+            latest = min(self._latest_start(job) for job in jobs)
+            left = min(jobs[0].queued_at + self._window_s, latest) - time.perf_counter()
+            if left <= 0:
+                break
+            self._company.wait(left)
+            self._join_in(jobs)
+        self._gathering = False
+        if self._waiting:
+            self._came.notify()
 
-    def begin(self, run_s: float, left_s: float) -> None:
-        """Count a run of so many predicted seconds in; Overloaded where it would end after its deadline.
+    def _take(self) -> Job | None:
+        """The most urgent one that somebody still waits for."""
+        while self._waiting:
+            job = heappop(self._waiting)[2]
+            if _wanted(job):
+                return job
+        return None
 
-        left_s: until the deadline. Without anybody before it a run is tried: predictions may be wrong.
-        """
-        with self._lock:
-            if self._runs and self.wait_s + run_s > left_s:
-                raise Overloaded(
-                    f"{self.wait_s * 1e3:.0f} ms of waiting and {run_s * 1e3:.0f} ms of work exceed the "
-                    f"deadline in {left_s * 1e3:.0f} ms",
-                    RETRY_AFTER_S,
-                )
-            self._runs += 1
-            self._backlog_s += run_s
+    def _join_in(self, jobs: list[Job]) -> None:
+        """Move waiting jobs that fit beside `jobs` there, the most urgent first."""
+        kept: list[tuple[int, int, Job]] = []
+        waiting, self._waiting = self._waiting, []
+        while waiting:
+            entry = heappop(waiting)
+            job = entry[2]
+            if not self._fits(jobs, job):
+                kept.append(entry)
+            elif _wanted(job):
+                jobs.append(job)
+        heapify(kept)
+        self._waiting = kept
 
-    def end(self, run_s: float) -> None:
-        """Count a run out: to be called once for each `begin` that was admitted."""
-        with self._lock:
-            self._runs -= 1
-            self._backlog_s = max(0.0, self._backlog_s - run_s) if self._runs else 0.0
+    def _fits(self, jobs: Sequence[Job], job: Job) -> bool:
+        if job.loaded is not jobs[0].loaded:
+            return False
+        shapes = [one.shape for one in (*jobs, job)]
+        n, t = (max(column) for column in zip(*shapes, strict=True))
+        if len(shapes) * n > self._rows:
+            return False
+        real = sum(candidates * (1 + behaviours) for candidates, behaviours in shapes)
+        return bool(real >= (1 - _MOST_PADDING) * len(shapes) * n * (1 + t))
+
+    def _full(self, jobs: Sequence[Job]) -> bool:
+        return (len(jobs) + 1) * max(job.shape[0] for job in jobs) > self._rows
+
+    def _latest_start(self, job: Job) -> float:
+        """When it must begin to be there in time: two of its runs before, since company costs time."""
+        return job.deadline_at - 2 * job.loaded.run_time.predict(*job.shape)
+
+
+def _wanted(job: Job) -> bool:
+    """Whether it is to be computed; from here on it cannot be cancelled."""
+    if not job.answer.set_running_or_notify_cancel():
+        return False
+    if time.perf_counter() < job.deadline_at:
+        return True
+    job.answer.set_exception(DeadlineExceeded("the deadline passed before a worker was free"))
+    return False
+
+
+def _run(jobs: Sequence[Job]) -> None:
+    """Answer all of them. Where a shared run fails, each is run alone: the fault may be one request's."""
+    try:
+        answers = _compute(jobs)
+    except Exception as error:
+        if len(jobs) == 1:
+            jobs[0].answer.set_exception(error)
+        else:
+            for job in jobs:
+                _run([job])
+        return
+    for job, answer in zip(jobs, answers, strict=True):
+        job.answer.set_result(answer)
+
+
+def _compute(jobs: Sequence[Job]) -> list[Computed]:
+    started = time.perf_counter()
+    loaded = jobs[0].loaded
+    if len(jobs) == 1:
+        assembled, fetched = jobs[0].assembled, jobs[0].fetched
+    else:
+        assembled = join([job.assembled for job in jobs])
+        fetched = _join_rows([job.fetched for job in jobs])
+    inputs = item_inputs(fetched.records, fetched.found, fetched.id_rows, fetched.id_found, loaded.schema)
+    ready = time.perf_counter()
+    scores = loaded.run(assembled, inputs)
+    whole = Computed(
+        scores[0],
+        0.0,
+        ready - started,
+        time.perf_counter() - ready,
+        len(jobs),
+        (assembled.candidates.size, assembled.behaviours.shape[1]),
+        False,
+    )
+    return [
+        replace(whole, scores=scores[b, : job.shape[0]], queue_s=started - job.queued_at, first=not b)
+        for b, job in enumerate(jobs)
+    ]
+
+
+def _join_rows(parts: Sequence[Fetched]) -> Fetched:
+    """Rows one part after the other."""
+    return Fetched(
+        np.concatenate([part.records for part in parts]),
+        np.concatenate([part.found for part in parts]),
+        np.concatenate([part.id_rows for part in parts]),
+        np.concatenate([part.id_found for part in parts]),
+    )

@@ -19,7 +19,7 @@ from contracts.explanation import Explanation, Weighed
 from contracts.features import item_inputs
 from contracts.onnx_model import OnnxModel
 from contracts.scores import COLD, OK
-from serving.batcher import Admission
+from serving.admission import Admission
 from serving.loaded import LoadedGeneration
 from serving.scored import Scored
 
@@ -53,7 +53,7 @@ class Explanations:
         if not best:
             return ()
         rows = len(best) * scored.assembled.behaviours.shape[1]
-        self._admission.enter(rows)
+        self._admission.enter(rows, scored.request.priority)
         work = self._pool.submit(self._explain, scored, best, deadline_at)
         work.add_done_callback(lambda _: self._admission.leave(rows))
         try:

@@ -84,12 +84,21 @@ class Metrics:
         self._canary_shares: dict[str, dict[str, float]] = {}
         self._of_generations = GenerationMetrics(self.registry, _BUCKETS_S)
         self._by_generation: dict[tuple[str, str], OneGeneration] = {}
+        self._run_requests = Histogram(
+            "repcenter_run_requests",
+            "Requests that shared a graph run.",
+            registry=self.registry,
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+        )
+        self.loop_lag = Gauge(
+            "repcenter_event_loop_lag_seconds", "How late the event loop is.", registry=self.registry
+        )
         self.rows_in_flight = Gauge(
             "repcenter_rows_in_flight", "Admitted rows not yet answered.", registry=self.registry
         )
         self.predicted_wait = Gauge(
             "repcenter_predicted_wait_seconds",
-            "What a request that came now would wait for a worker.",
+            "What a request of normal priority that came now would wait for a worker.",
             registry=self.registry,
         )
         self.ready = Gauge(
@@ -111,6 +120,10 @@ class Metrics:
         of_generation = self._by_generation.get((scores.scene, scores.generation))
         if of_generation is not None:  # else it was the last of one that serves no more
             of_generation.scored(scores)
+
+    def ran(self, requests: int) -> None:
+        """One graph run, of so many requests."""
+        self._run_requests.observe(requests)
 
     def runs_with(self, kernels: Literal["compiled", "portable"]) -> None:
         """Said once, at start."""

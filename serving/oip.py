@@ -31,9 +31,10 @@ import orjson
 
 from contracts.errors import InvalidInput, NotFound, TooLarge
 from contracts.items import AttributeValue
-from contracts.request import Behaviour, MissingPolicy, ScoreRequest
+from contracts.request import PRIORITIES, Behaviour, MissingPolicy, Priority, ScoreRequest
 from contracts.schema import FeatureSchema
 from contracts.scores import Scores
+from serving.early_refusal import PRIORITY
 from serving.live import LiveGenerations
 from serving.loaded import LoadedGeneration
 from serving.scorer import Scorer
@@ -107,6 +108,11 @@ class OpenInference:
         loaded = self._pinned(name, version)
         return ModelInfo(name, (loaded.id,), _input_infos(loaded.schema), _output_infos())
 
+    def check_admission(self, body: bytes) -> None:
+        """Overloaded, before it is parsed, where a call that names no priority would be refused."""
+        if PRIORITY not in body:
+            self._scorer.admission.check()
+
     async def infer(self, call: InferCall, deadline_s: float | None = None) -> InferAnswer:
         """Score all requests of a call, or none: the first error of `Scorer.score` is raised."""
         self._pinned(call.model, call.version)
@@ -164,6 +170,7 @@ def score_requests(call: InferCall, most: int) -> list[ScoreRequest]:
     times = _times(tensors.get("timestamp_ms"), count)
     queries = _queries(tensors, count)
     missing, default_score = _missing(call.parameters)
+    priority = _priority(call.parameters)
     return [
         ScoreRequest(
             items[b],
@@ -177,6 +184,7 @@ def score_requests(call: InferCall, most: int) -> list[ScoreRequest]:
             call.id or None if count == 1 else None,
             missing,
             default_score,
+            priority=priority,
         )
         for b in range(count)
     ]
@@ -306,6 +314,17 @@ def _missing(parameters: Mapping[str, object]) -> tuple[MissingPolicy, float | N
     if isinstance(score, bool) or not isinstance(score, int | float | None):
         raise InvalidInput("parameters.default_score", score, "must be a probability")
     return ("mask" if policy == "mask" else "fail"), score
+
+
+def _priority(parameters: Mapping[str, object]) -> Priority:
+    """By name, or as a number of clients that know numbers: 0 = default, 1 = the most urgent, 3 the least."""
+    value = parameters.get("priority", 0)
+    for priority in PRIORITIES:
+        if value == priority:
+            return priority
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidInput("parameters.priority", value, f"must be one of {list(PRIORITIES)} or 0 to 3")
+    return "normal" if value in (0, 2) else "high" if value == 1 else "low"
 
 
 def _shortest(one: float | None, other: float | None) -> float | None:

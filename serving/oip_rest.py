@@ -87,6 +87,7 @@ def add_open_inference(
             if request.headers.get("content-encoding", "identity") != "identity":
                 raise InvalidInput("content-encoding", request.headers["content-encoding"], "is not read")
             body = await read_body(request, max_body_bytes)
+            inference.check_admission(body)
             call, binary = parse_infer(body, request.headers.get(HEADER_LENGTH), model, version)
             answer = await while_connected(request, inference.infer(call))
             outcome = "ok"

@@ -83,9 +83,7 @@ def create_rest(
         began = time.perf_counter()
         outcome = "internal"
         try:
-            data = await read_body(request, max_body_bytes)
-            scorer.admission.check()  # a refusal costs no parsing
-            body = parse_score_body(data)
+            body = parse_score_body(await read_body(request, max_body_bytes))
             asked = _asked(body)
             work = scorer.score(asked.request, asked.deadline_s, asked.generation)
             scores = await while_connected(request, work)
@@ -119,9 +117,7 @@ def create_rest(
     async def score_several(request: Request) -> Response:
         """Answers come back in the order of the requests: what POST /v1/score says of one, or its problem.
         One that is refused stops no other."""
-        data = await read_body(request, max_body_bytes)
-        scorer.admission.check()
-        bodies = parse_many(data)
+        bodies = parse_many(await read_body(request, max_body_bytes))
         asked = [body if isinstance(body, RepcenterError) else _asked(body) for body in bodies]
         try:
             outcomes = await while_connected(request, score_many(scorer, metrics, "http", asked))

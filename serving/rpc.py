@@ -13,7 +13,7 @@ import grpc.aio
 from contracts.errors import InvalidInput, RepcenterError
 from contracts.explanation import Explanation
 from contracts.problem import retry_after_s
-from contracts.request import Behaviour, MissingPolicy, ScoreRequest
+from contracts.request import PRIORITIES, Behaviour, MissingPolicy, Priority, ScoreRequest
 from contracts.rpc.columns import read_columns
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
@@ -23,6 +23,7 @@ from doors.grpc_server import GrpcServer
 from doors.protection import Protection
 from doors.tracing import Tracing
 from serving import oip_rpc
+from serving.admission import RANK
 from serving.listing import Listing
 from serving.many import Asked, score_many
 from serving.metrics import Metrics
@@ -35,6 +36,12 @@ MISSING_POLICIES: dict[int, MissingPolicy] = {
     pb.MISSING_POLICY_UNSPECIFIED: "mask",
     pb.MISSING_POLICY_MASK: "mask",
     pb.MISSING_POLICY_FAIL: "fail",
+}
+_PRIORITIES: dict[int, Priority] = {
+    pb.REQUEST_PRIORITY_UNSPECIFIED: "normal",
+    pb.REQUEST_PRIORITY_LOW: "low",
+    pb.REQUEST_PRIORITY_NORMAL: "normal",
+    pb.REQUEST_PRIORITY_HIGH: "high",
 }
 _LONGEST_DEADLINE_S = 60.0
 _ERRORS = GrpcErrors(SERVICE, "scorer")
@@ -53,7 +60,7 @@ class ScorerService(pb_grpc.ScorerServicer):
         began = time.perf_counter()
         outcome = "internal"
         try:
-            self._scorer.admission.check()  # a refusal costs no conversion
+            self._scorer.admission.check(_priority(request.priority))  # a refusal costs no conversion
             top_k = _top_k(request)
             scores = await self._scorer.score(
                 score_request(request), _deadline_s(context), request.generation or None
@@ -75,7 +82,9 @@ class ScorerService(pb_grpc.ScorerServicer):
         """All of them within the client's deadline."""
         limit_s = _deadline_s(context)
         try:
-            self._scorer.admission.check()
+            if request.requests:
+                urgent = max(RANK[_PRIORITIES.get(one.priority, "low")] for one in request.requests)
+                self._scorer.admission.check(PRIORITIES[urgent])
             asked = [_asked(one, limit_s) for one in request.requests]
             outcomes = await score_many(self._scorer, self._metrics, "grpc", asked)
         except Exception as error:
@@ -150,7 +159,14 @@ def score_request(message: pb.ScoreRequest) -> ScoreRequest:
         missing=_policy(message.missing),
         default_score=message.default_score if message.HasField("default_score") else None,
         explain=message.explain,
+        priority=_priority(message.priority),
     )
+
+
+def _priority(number: int) -> Priority:
+    if number not in _PRIORITIES:
+        raise InvalidInput("priority", number, f"must be one of {sorted(_PRIORITIES)}")
+    return _PRIORITIES[number]
 
 
 def _policy(number: int) -> MissingPolicy:

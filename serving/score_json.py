@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError, WithJsonSchema
 
 from contracts.explanation import MAX_EXPLAINED
-from contracts.request import MAX_CANDIDATES, Behaviour, MissingPolicy, ScoreRequest
+from contracts.request import MAX_CANDIDATES, Behaviour, MissingPolicy, Priority, ScoreRequest
 from contracts.scores import Scores, Source
 
 EXAMPLE_BODY: dict[str, Any] = {
@@ -154,6 +154,11 @@ class ScoreBody:
         ),
     ] = None
 
+    priority: Annotated[
+        Priority,
+        Field(description="Who goes first where requests wait, and who is refused first under overload."),
+    ] = "normal"
+
     def request(self) -> ScoreRequest:
         return ScoreRequest(
             self.candidates,
@@ -168,6 +173,7 @@ class ScoreBody:
             self.missing,
             self.default_score,
             self.explain,
+            self.priority,
         )
 
 

@@ -9,21 +9,22 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import DeadlineExceeded
-from contracts.features import Assembled, assemble, columns_given, item_inputs
-from contracts.request import Limits, ScoreRequest, check_request
+from contracts.features import Assembled, assemble, columns_given
+from contracts.request import Limits, Priority, ScoreRequest, check_request
 from contracts.scores import COLD, MISSING, OK, Completeness, Scores, Timings
 from param_server.behaviours import Behaviours
 from param_server.cache import RowCache
 from param_server.store import Fetched, Store
-from serving.batcher import Admission
+from serving.admission import Admission
+from serving.batcher import Batcher, Computed, Job
 from serving.behaviours import with_stored
 from serving.explain import Explanations
 from serving.live import LiveGenerations
@@ -32,16 +33,6 @@ from serving.metrics import Metrics
 from serving.missing import fill_missing, refuse_missing
 from serving.scored import Observer, Scored
 from serving.settings import ScorerSettings
-
-
-@dataclass(frozen=True)
-class _Computed:
-    """scores: (N,) float32; times in seconds."""
-
-    scores: npt.NDArray[np.float32]
-    queue_s: float
-    assemble_s: float
-    run_s: float
 
 
 class Scorer:
@@ -55,8 +46,10 @@ class Scorer:
         metrics: Metrics,
         behaviours: Behaviours | None = None,
         observers: Sequence[Observer] = (),
+        lag_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """observers: called with each answered request on the event loop; they neither wait nor raise."""
+        """observers: called with each answered request on the event loop; they neither wait nor raise.
+        lag_s: how late the event loop is now."""
         self._observers = observers
         self._rows = rows
         self._behaviours = behaviours
@@ -64,16 +57,18 @@ class Scorer:
         self._default_deadline_s = settings.default_deadline_ms / 1e3
         self.limits = Limits(settings.max_candidates, settings.max_behaviours, settings.max_requests)
         self._metrics = metrics
-        self.admission = Admission(settings.max_concurrent_rows, settings.workers, settings.max_wait_ms / 1e3)
+        self.admission = Admission(
+            settings.max_concurrent_rows, settings.workers, settings.max_wait_ms / 1e3, lag_s
+        )
         self._explanations = Explanations(self.admission, settings.threads)
-        self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="score")
+        self.batcher = Batcher(settings.workers, settings.shared_rows, settings.shared_window_s)
         metrics.rows_in_flight.set_function(lambda: self.admission.in_flight)
         metrics.predicted_wait.set_function(lambda: self.admission.wait_s)
 
     def close(self) -> None:
         """Let running graphs end; nothing new is computed."""
         self._explanations.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.batcher.close()
 
     async def score(
         self, request: ScoreRequest, deadline_s: float | None = None, generation: str | None = None
@@ -86,11 +81,12 @@ class Scorer:
         began = time.perf_counter()
         now_ms = time.time_ns() // 1_000_000
         limit_s = self._default_deadline_s if deadline_s is None else max(0.0, deadline_s)
-        self.admission.check()
         check_request(request, self.limits)
+        priority = request.priority
+        self.admission.check(priority)
         rows = len(request.candidates) + len(request.behaviours)
-        self.admission.enter(rows)
-        work: Future[_Computed] | None = None
+        self.admission.enter(rows, priority)
+        work: Future[Computed] | None = None
         run_s: float | None = None
         task = asyncio.current_task()
         try:
@@ -100,13 +96,13 @@ class Scorer:
             if not request.candidates:
                 return _empty(request, loaded, began)
             predicted_s = loaded.run_time.predict(len(request.candidates), self._history(request, loaded))
-            self.admission.begin(predicted_s, began + limit_s - time.perf_counter())
+            self.admission.begin(predicted_s, began + limit_s - time.perf_counter(), priority)
             run_s = predicted_s
             async with asyncio.timeout(limit_s):
                 asked_at = time.perf_counter()
                 request, stored = await with_stored(self._behaviours, request, loaded.schema.history_length)
                 if stored:
-                    self.admission.enter(len(request.behaviours))
+                    self.admission.enter(len(request.behaviours), priority)
                     rows += len(request.behaviours)
                 read_at = time.perf_counter()
                 assembled = assemble([request], loaded.schema, now_ms)
@@ -116,14 +112,16 @@ class Scorer:
                     raise asyncio.CancelledError
                 refuse_missing(request, assembled, fetched)
                 fetched_at = time.perf_counter()
-                work = self._pool.submit(_compute, loaded, assembled, fetched, fetched_at, began + limit_s)
+                job = Job(loaded, assembled, fetched, began + limit_s, priority, fetched_at)
+                work = self.batcher.submit(job)
                 computed = await asyncio.wrap_future(work)
         except TimeoutError as error:
             raise DeadlineExceeded(f"{limit_s * 1e3:.0f} ms were not enough") from error
         finally:
-            self._leave(rows, run_s, work)
-        shape = len(request.candidates), assembled.behaviours.shape[1]
-        loaded.run_time.observe(*shape, computed.assemble_s + computed.run_s)
+            self._leave(rows, run_s, priority, work)
+        if computed.first:
+            loaded.run_time.observe(*computed.size, computed.assemble_s + computed.run_s)
+            self._metrics.ran(computed.requests)
         scores, statuses, completeness = _mark(loaded, assembled, fetched, computed.scores)
         scores, statuses = fill_missing(request, scores, statuses)
         if stored:
@@ -160,31 +158,20 @@ class Scorer:
         stored = self._behaviours is not None and request.user_id is not None and not request.behaviours
         return most if stored else max(1, min(len(request.behaviours), most))
 
-    def _leave(self, rows: int, run_s: float | None, work: Future[_Computed] | None) -> None:
+    def _leave(
+        self, rows: int, run_s: float | None, priority: Priority, work: Future[Computed] | None
+    ) -> None:
         """A run that its caller no longer waits for holds its rows and its time until it ends."""
 
-        def leave(_: Future[_Computed] | None) -> None:
+        def leave(_: Future[Computed] | None) -> None:
             self.admission.leave(rows)
             if run_s is not None:
-                self.admission.end(run_s)
+                self.admission.end(run_s, priority)
 
         if work is None:
             leave(None)
         else:
             work.add_done_callback(leave)
-
-
-def _compute(
-    loaded: LoadedGeneration, assembled: Assembled, fetched: Fetched, queued_at: float, deadline_at: float
-) -> _Computed:
-    """In a worker thread. deadline_at: time.perf_counter() after which nobody waits any more."""
-    started = time.perf_counter()
-    if started >= deadline_at:
-        raise DeadlineExceeded("the deadline passed before a worker was free")
-    inputs = item_inputs(fetched.records, fetched.found, fetched.id_rows, fetched.id_found, loaded.schema)
-    ready = time.perf_counter()
-    scores = loaded.run(assembled, inputs)[0]
-    return _Computed(scores, started - queued_at, ready - started, time.perf_counter() - ready)
 
 
 def _mark(

@@ -59,14 +59,30 @@ class ScorerSettings(BaseSettings):
         default=20_000,
         ge=1,
         description="Candidates plus behaviours in flight, at least those of one request. More is refused "
-        "with 429 so that admitted requests stay fast.",
+        "with 429 so that admitted requests stay fast. Low priority gets half of them, high a quarter more.",
     )
     max_wait_ms: float = Field(
         default=250,
         gt=0,
         le=60_000,
-        description="Longest predicted wait for a worker. While it is longer, requests are refused with 429 "
-        "before they are read; less keeps the slowest answers faster and refuses bursts sooner.",
+        description="Longest predicted wait for the event loop and a worker. While it is longer, requests "
+        "are refused with 429 before they are read; less keeps the slowest answers faster and refuses bursts "
+        "sooner. Low priority waits half as long at most.",
+    )
+    batch_rows: int | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="Candidates of one graph run, padding included, up to which requests share it; 0: each "
+        "request has its own. Unset: 0 on a CPU, where sharing pays for small requests only "
+        "(docs/benchmarks/serve.md), 4,096 on a GPU.",
+    )
+    batch_window_ms: float | None = Field(
+        default=None,
+        ge=0,
+        le=1_000,
+        description="Where runs are shared: how long a free worker waits for company, in milliseconds, less "
+        "where a deadline is near; 0: only what waits already is shared. Unset: 0 on a CPU, 1 on a GPU.",
     )
     stored_behaviours: bool = Field(
         default=True,
@@ -189,6 +205,17 @@ class ScorerSettings(BaseSettings):
         le=300,
         description="After draining: the longest wait for requests in flight, in seconds.",
     )
+
+    @property
+    def shared_rows(self) -> int:
+        """batch_rows, or what it is on this device."""
+        return (4_096 if self.device == "cuda" else 0) if self.batch_rows is None else self.batch_rows
+
+    @property
+    def shared_window_s(self) -> float:
+        """batch_window_ms in seconds, or what it is on this device."""
+        default_ms = 1.0 if self.device == "cuda" else 0.0
+        return (default_ms if self.batch_window_ms is None else self.batch_window_ms) / 1e3
 
     @model_validator(mode="after")
     def _one_request_fits(self) -> Self:

@@ -11,7 +11,7 @@ import orjson
 from contracts.errors import RepcenterError
 from contracts.explanation import Explanation, Weighed
 from contracts.problem import error_of
-from contracts.request import MissingPolicy, ScoreRequest
+from contracts.request import MissingPolicy, Priority, ScoreRequest
 from contracts.rpc.columns import column_messages
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.scores import STATUS_NAMES, Completeness, Scores, Timings
@@ -19,6 +19,11 @@ from contracts.scores import STATUS_NAMES, Completeness, Scores, Timings
 _POLICIES: dict[MissingPolicy, pb.MissingPolicy] = {
     "mask": pb.MISSING_POLICY_MASK,
     "fail": pb.MISSING_POLICY_FAIL,
+}
+_PRIORITIES: dict[Priority, pb.RequestPriority] = {
+    "low": pb.REQUEST_PRIORITY_LOW,
+    "normal": pb.REQUEST_PRIORITY_NORMAL,
+    "high": pb.REQUEST_PRIORITY_HIGH,
 }
 _STATUS_OF_NAME = {name: number for number, name in enumerate(STATUS_NAMES)}
 
@@ -48,6 +53,8 @@ def score_body(
             "missing": request.missing,
             "default_score": request.default_score,
             "explain": request.explain,
+            # a body that names none can be refused unread
+            **({} if request.priority == "normal" else {"priority": request.priority}),
         },
         option=orjson.OPT_SERIALIZE_NUMPY,
     )
@@ -102,6 +109,7 @@ def score_message(request: ScoreRequest, generation: str | None = None) -> pb.Sc
         missing=_POLICIES[request.missing],
         default_score=request.default_score,
         explain=request.explain,
+        priority=_PRIORITIES[request.priority],
     )
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import codec
-from contracts.features import REQUIRED_INPUTS, align_histories, assemble, item_inputs
+from contracts.features import REQUIRED_INPUTS, align_histories, assemble, item_inputs, join
 from contracts.items import AttributeField
 from contracts.request import Behaviour, ScoreRequest
 from contracts.schema import FeatureSchema, FieldEncoding
@@ -128,3 +128,29 @@ def test_item_inputs_of_no_items_are_the_padding_row() -> None:
         "id_known": (1,),
         "id_evidence": (1,),
     }
+
+
+@given(st.lists(requests.filter(bool), min_size=1, max_size=4), st.integers(1, 6))
+@settings(max_examples=100, deadline=None)
+def test_joined_requests_are_the_requests(groups: list[list[ScoreRequest]], history_length: int) -> None:
+    schema = FeatureSchema(history_length, 1, time_gaps=True)
+    parts = [assemble(group, schema, now_ms=5_000) for group in groups]
+    out = join(parts)
+    names = [None, *out.item_ids]
+    b = 0
+    for part in parts:
+        own = [None, *part.item_ids]
+        n, t = part.candidates.shape[1], part.behaviours.shape[1]
+        for row in range(len(part.candidates)):
+            assert [names[k] for k in out.candidates[b, :n]] == [own[k] for k in part.candidates[row]]
+            assert not out.candidates[b, n:].any()
+            old = out.behaviours.shape[1] - t
+            assert [names[k] for k in out.behaviours[b, old:]] == [own[k] for k in part.behaviours[row]]
+            assert not out.behaviours[b, :old].any()
+            assert out.behaviour_mask[b].tolist() == [False] * old + part.behaviour_mask[row].tolist()
+            gaps = part.request_inputs["gaps"][row].tolist()
+            assert out.request_inputs["gaps"][b].tolist() == [0] * old + gaps
+            b += 1
+    assert b == len(out.candidates)
+    for name in ("candidates", "behaviours", "behaviour_mask"):
+        assert getattr(out, name).dtype == getattr(parts[0], name).dtype

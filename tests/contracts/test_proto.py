@@ -42,6 +42,7 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "missing": (12, "MissingPolicy"),
         "default_score": (13, "optional float"),
         "explain": (14, "uint32"),
+        "priority": (18, "RequestPriority"),
     },
     "Vector": {"values": (1, "repeated float")},
     "Weighed": {"item_id": (1, "string"), "age": (2, "uint32"), "value": (3, "double")},
@@ -177,6 +178,7 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
 }
 ENUMS = {
     "CandidateStatus": ["UNSPECIFIED", "OK", "COLD", "MISSING", "DEFAULT"],
+    "RequestPriority": ["UNSPECIFIED", "LOW", "NORMAL", "HIGH"],
     "MissingPolicy": ["UNSPECIFIED", "MASK", "FAIL"],
     "BehaviourSource": ["UNSPECIFIED", "REQUEST", "STORED"],
     "ItemState": ["UNSPECIFIED", "QUEUED", "ENCODING", "SCOREABLE", "DELETED", "DEAD"],

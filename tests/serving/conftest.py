@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
 from contracts.bundle import Bundle
-from contracts.codec import ID_INT8, encode_records
+from contracts.codec import ID_INT8, encode_records, id_row_dtype
+from contracts.features import assemble
 from contracts.items import AttributeField, attribute_slots
 from contracts.manifest import Generation, IdTable
+from contracts.onnx_model import OnnxModel
+from contracts.request import ScoreRequest
 from contracts.space import Modality, Space
 from contracts.window import Window
 from param_server import keys
@@ -23,8 +30,9 @@ from param_server.generations import Generations
 from param_server.hget import hget
 from param_server.id_rows import read_id_rows
 from param_server.settings import StoreSettings
-from param_server.store import Store
+from param_server.store import Fetched, Store
 from serving.app import RunningScorer, open_scorer
+from serving.batcher import Job
 from serving.settings import ScorerSettings
 from tests.ranker_bundle import make_ranker_bundle
 
@@ -140,6 +148,29 @@ async def running(
     async with open_scorer(scorer_settings, settings) as scorer:
         await until(scorer.readiness.is_ready)
         yield scorer
+
+
+def held(running: RunningScorer, gate: threading.Event) -> Job:
+    """Work for the only worker that takes until the gate opens, already begun."""
+    loaded, begun = running.live.pin("default"), threading.Event()
+    assembled = assemble([ScoreRequest(["item-1"])], loaded.schema)
+    rows = Fetched(
+        np.zeros(1, loaded.space.dtype),
+        np.ones(1, np.bool_),
+        np.zeros(1, id_row_dtype(ID_INT8, ID_DIM)),
+        np.ones(1, np.bool_),
+    )
+
+    def wait(*_: object) -> dict[str, npt.NDArray[np.float32]]:
+        begun.set()
+        gate.wait(5)
+        return {"score": np.zeros((1, 1), np.float32)}
+
+    model = SimpleNamespace(run=wait)
+    job = Job(replace(loaded, model=cast(OnnxModel, model)), assembled, rows, float("inf"), "high")
+    running.scorer.batcher.submit(job)
+    assert begun.wait(5)
+    return job
 
 
 async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 10.0) -> None:

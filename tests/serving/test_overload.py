@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx
 import orjson
 import pytest
 
 from contracts.errors import DeadlineExceeded, Overloaded
-from contracts.request import Behaviour, ScoreRequest
+from contracts.request import PRIORITIES, Behaviour, ScoreRequest
+from contracts.scores import Scores
+from doors.loop_lag import LoopLag
+from doors.shutdown import cancel
+from serving.admission import Admission
 from serving.app import RunningScorer
-from serving.batcher import Admission
 from serving.client import GrpcClient, HttpClient, score_message
 from serving.run_time import RunTime
-from tests.serving.conftest import World, until
+from tests.serving.conftest import World, held, until
 
 REQUEST = ScoreRequest(["item-1", "item-2"], [Behaviour("item-3")])
 ROWS = 3
@@ -41,7 +46,10 @@ def test_a_run_is_admitted_where_it_meets_its_deadline() -> None:
     ):
         admission.begin(1.0, left_s=3.0)
     admission.begin(0.4, left_s=3.0)
-    with pytest.raises(Overloaded, match="requests wait 2700 ms, the limit is 1000 ms"):
+    with pytest.raises(
+        Overloaded,
+        match="requests wait 2700 ms for a worker and 0 ms for the event loop, the limit is 1000 ms",
+    ):
         admission.check()
     admission.end(5.0)
     admission.check()
@@ -76,7 +84,10 @@ async def test_a_long_wait_refuses_before_a_body_is_read(running: RunningScorer)
     running.scorer.admission.begin(60.0, left_s=60.0)
     async with HttpClient(running.http_url) as http, GrpcClient(running.grpc_target) as rpc:
         for client in (http, rpc):
-            with pytest.raises(Overloaded, match="requests wait 60000 ms, the limit is 250 ms"):
+            with pytest.raises(
+                Overloaded,
+                match=r"requests wait 60000 ms for a worker and \d+ ms for the event loop",
+            ):
                 await client.score(REQUEST)
         async with httpx.AsyncClient(base_url=running.http_url) as raw:
             assert (await raw.post("/v1/score", content=b"{")).status_code == 429
@@ -85,6 +96,107 @@ async def test_a_long_wait_refuses_before_a_body_is_read(running: RunningScorer)
         for client in (http, rpc):
             assert (await client.score(REQUEST)).status_names() == ["ok", "ok"]
     assert running.scorer.admission.wait_s == 0
+
+
+def test_priorities_have_shares_and_wait_for_their_betters() -> None:
+    admission = Admission(100, workers=1, max_wait_s=1.0)
+    admission.enter(100, "low")  # nothing is in flight: as many as anybody
+    admission.leave(60)
+    with pytest.raises(Overloaded, match="40 rows in flight, 11 more exceed the limit of 50"):
+        admission.enter(11, "low")
+    admission.enter(60, "normal")
+    with pytest.raises(Overloaded):
+        admission.enter(1, "normal")
+    admission.enter(25, "high")
+    with pytest.raises(Overloaded, match="the limit of 125"):
+        admission.enter(1, "high")
+    admission.begin(0.6, 9.0, "low")
+    with pytest.raises(Overloaded, match=r"requests wait 600 ms for a worker .* the limit is 500 ms"):
+        admission.check("low")
+    admission.begin(0.7, 9.0, "normal")
+    assert [round(admission.wait_of(p), 6) for p in PRIORITIES] == [1.3, 0.7, 0.0]
+    admission.begin(0.2, 0.3, "high")  # waits for nobody
+    with pytest.raises(Overloaded):
+        admission.begin(0.2, 0.3, "normal")
+    admission.end(0.7, "normal")
+    admission.end(0.2, "high")
+    assert [round(admission.wait_of(p), 6) for p in PRIORITIES] == [0.6, 0.0, 0.0]
+    admission.end(0.6, "low")
+    assert admission.wait_of("low") == 0
+
+
+def test_a_late_event_loop_counts_as_wait() -> None:
+    late = [0.0]
+    admission = Admission(100, max_wait_s=0.1, lag_s=lambda: late[0])
+    admission.check()
+    late[0] = 0.2
+    with pytest.raises(Overloaded, match="0 ms for a worker and 200 ms for the event loop"):
+        admission.check()
+    admission.begin(0.01, 0.1)  # nobody is before it
+    with pytest.raises(Overloaded, match="210 ms of waiting"):
+        admission.begin(0.01, 0.1)
+    assert admission.wait_s == pytest.approx(0.01)
+
+
+async def test_the_urgent_are_answered_while_others_are_refused(running: RunningScorer) -> None:
+    running.scorer.admission.begin(60.0, left_s=60.0)
+    async with HttpClient(running.http_url) as http, GrpcClient(running.grpc_target) as rpc:
+        for client in (http, rpc):
+            for priority in ("low", "normal"):
+                with pytest.raises(Overloaded):
+                    await client.score(replace(REQUEST, priority=priority))
+            urgent = replace(REQUEST, priority="high")
+            assert (await client.score(urgent)).status_names() == ["ok", "ok"]
+            refused, answered = await client.score_many([REQUEST, urgent])
+            assert isinstance(refused, Overloaded)
+            assert isinstance(answered, Scores)
+            with pytest.raises(Overloaded):
+                await client.score_many([REQUEST, REQUEST])
+    running.scorer.admission.end(60.0)
+
+
+async def test_an_early_refusal_is_counted_and_keeps_the_connection(running: RunningScorer) -> None:
+    """Also with a body that comes in pieces, or is larger than any may be."""
+    running.scorer.admission.begin(60.0, left_s=60.0)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in (b'{"candidates": ', b'["item-1"], "prior', b'ity": "high"}'):
+            yield piece
+            await asyncio.sleep(0.01)
+
+    async with httpx.AsyncClient(base_url=running.http_url) as raw:
+        for _ in range(3):
+            answer = await raw.post("/v1/score", json={"candidates": ["item-1"]})
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json()["type"] == "urn:repcenter:problem:overloaded"
+            assert answer.json()["instance"] == "/v1/score"
+        assert (await raw.post("/v1/score", content=pieces())).json()["statuses"] == ["ok"]
+        large = await raw.post("/v1/score", content=b'"priority"' + b" " * (5 << 20))
+        assert large.status_code == 429
+        assert (await raw.get("/v1/score")).status_code == 405
+        exposed = (await raw.get("/metrics")).text
+        name = "repcenter_score_request_duration_seconds_count"
+        assert f'{name}{{door="http",outcome="overloaded"}} 4.0' in exposed
+    running.scorer.admission.end(60.0)
+
+
+async def test_the_loops_lag_is_what_stands_not_one_long_turn() -> None:
+    lag = LoopLag()
+    beating = asyncio.create_task(lag.run())
+    await asyncio.sleep(0.05)
+    time.sleep(0.1)
+    await asyncio.sleep(0)
+    assert lag.seconds() < 0.05
+    late = 0.0
+    for _ in range(8):
+        await asyncio.sleep(0)
+        time.sleep(0.03)
+        await asyncio.sleep(0.001)
+        late = max(late, lag.seconds())
+    assert late > 0.01
+    await cancel(beating)
+    assert lag.seconds() == 0
 
 
 async def test_a_deadline_that_cannot_be_met_is_refused_at_once(running: RunningScorer) -> None:
@@ -150,7 +262,7 @@ async def test_nothing_is_computed_past_its_deadline(running: RunningScorer) -> 
 
     loaded.model.run = counted  # type: ignore[method-assign,assignment]
     gate = threading.Event()
-    running.scorer._pool.submit(gate.wait, 5)
+    held(running, gate)
     waiting = [asyncio.create_task(running.scorer.score(REQUEST, deadline_s=0.1)) for _ in range(5)]
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(r) for r in results] == [DeadlineExceeded] * 5
@@ -184,7 +296,7 @@ async def test_callers_that_hang_up_are_not_computed(running: RunningScorer, wor
         await http.score(REQUEST)
         await rpc.score(REQUEST)
         gate = threading.Event()
-        running.scorer._pool.submit(gate.wait, 5)
+        held(running, gate)
         call = rpc._scorer.Score(score_message(REQUEST), timeout=5)
         host, port = running.http_url.removeprefix("http://").split(":")
         _, writer = await asyncio.open_connection(host, int(port))

@@ -7,6 +7,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class RequestPriority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REQUEST_PRIORITY_UNSPECIFIED: _ClassVar[RequestPriority]
+    REQUEST_PRIORITY_LOW: _ClassVar[RequestPriority]
+    REQUEST_PRIORITY_NORMAL: _ClassVar[RequestPriority]
+    REQUEST_PRIORITY_HIGH: _ClassVar[RequestPriority]
+
 class MissingPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     MISSING_POLICY_UNSPECIFIED: _ClassVar[MissingPolicy]
@@ -35,6 +42,10 @@ class BehaviourSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BEHAVIOUR_SOURCE_UNSPECIFIED: _ClassVar[BehaviourSource]
     BEHAVIOUR_SOURCE_REQUEST: _ClassVar[BehaviourSource]
     BEHAVIOUR_SOURCE_STORED: _ClassVar[BehaviourSource]
+REQUEST_PRIORITY_UNSPECIFIED: RequestPriority
+REQUEST_PRIORITY_LOW: RequestPriority
+REQUEST_PRIORITY_NORMAL: RequestPriority
+REQUEST_PRIORITY_HIGH: RequestPriority
 MISSING_POLICY_UNSPECIFIED: MissingPolicy
 MISSING_POLICY_MASK: MissingPolicy
 MISSING_POLICY_FAIL: MissingPolicy
@@ -68,7 +79,7 @@ class Vector(_message.Message):
     def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("scene", "user_id", "behaviours", "candidates", "generation", "user", "context", "timestamp_ms", "query", "request_id", "top_k", "missing", "default_score", "explain")
+    __slots__ = ("scene", "user_id", "behaviours", "candidates", "generation", "user", "context", "timestamp_ms", "query", "request_id", "top_k", "missing", "default_score", "explain", "priority")
     class UserEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +115,7 @@ class ScoreRequest(_message.Message):
     MISSING_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_SCORE_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     scene: str
     user_id: str
     behaviours: _containers.RepeatedCompositeFieldContainer[Behaviour]
@@ -118,7 +130,8 @@ class ScoreRequest(_message.Message):
     missing: MissingPolicy
     default_score: float
     explain: int
-    def __init__(self, scene: _Optional[str] = ..., user_id: _Optional[str] = ..., behaviours: _Optional[_Iterable[_Union[Behaviour, _Mapping]]] = ..., candidates: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ..., user: _Optional[_Mapping[str, Attribute]] = ..., context: _Optional[_Mapping[str, Attribute]] = ..., timestamp_ms: _Optional[int] = ..., query: _Optional[_Mapping[str, Vector]] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., missing: _Optional[_Union[MissingPolicy, str]] = ..., default_score: _Optional[float] = ..., explain: _Optional[int] = ...) -> None: ...
+    priority: RequestPriority
+    def __init__(self, scene: _Optional[str] = ..., user_id: _Optional[str] = ..., behaviours: _Optional[_Iterable[_Union[Behaviour, _Mapping]]] = ..., candidates: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ..., user: _Optional[_Mapping[str, Attribute]] = ..., context: _Optional[_Mapping[str, Attribute]] = ..., timestamp_ms: _Optional[int] = ..., query: _Optional[_Mapping[str, Vector]] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., missing: _Optional[_Union[MissingPolicy, str]] = ..., default_score: _Optional[float] = ..., explain: _Optional[int] = ..., priority: _Optional[_Union[RequestPriority, str]] = ...) -> None: ...
 
 class Completeness(_message.Message):
     __slots__ = ("behaviours_asked", "behaviours_found", "candidates_asked", "candidates_found", "columns_asked", "columns_found", "behaviours_source", "stale")
