@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from contracts.errors import InvalidInput, Unavailable
-from doors.event_loop import run
+from doors.event_loop import run, settle
 from doors.grpc_server import GrpcServer
 from doors.health import follow
 from doors.http_server import http_server
@@ -129,6 +129,7 @@ async def serve(
     stop = asyncio.Event()
     on_signals(stop)
     async with open_scorer(settings, store_settings, tracing=tracing) as running:
+        settle()
         on_signals(stop)  # uvicorn put its own handlers there, which would not drain
         where = f"http={running.http_url} grpc={running.grpc_target}"
         print(f"listening {where}", flush=True)
