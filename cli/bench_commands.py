@@ -176,7 +176,9 @@ def bench_serve(
 
     options = BenchOptions(door, overload_s=overload)
     if quick:
-        options = BenchOptions(door, rounds=3, seconds=1.0, half_load_s=5.0, overload_s=overload, growth=())
+        options = BenchOptions(
+            door, rounds=3, seconds=1.0, half_load_s=5.0, overload_s=overload, growth=(), sharing=()
+        )
     with stage(Console(stderr=True), f"Measuring the {door} door") as advance:
 
         def progress(text: str, done: int, total: int) -> None:

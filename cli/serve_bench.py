@@ -29,9 +29,12 @@ CANDIDATES, BEHAVIOURS = 100, 64
 GROWTH = (*((n, BEHAVIOURS) for n in (10, 500, 1_000)), *((CANDIDATES, t) for t in (16, 256, 1_000)))
 AGREEMENT = 1e-4  # between a served score and the literal graph's
 SETTINGS: dict[str, object] = {"REPCENTER_WORKERS": 1, "REPCENTER_THREADS": 1}
+SHARED_ROWS = 64  # REPCENTER_BATCH_ROWS of the scorer whose requests share runs
+SHARING = ((10, 16), (10, BEHAVIOURS), (50, BEHAVIOURS))
 MAX_WAIT_MS = 10  # REPCENTER_MAX_WAIT_MS of the scorer that is overloaded
 _REQUESTS = 32
 _CONNECTIONS = 4
+_CROWD = 16  # callers, so that requests wait and can share
 _DEADLINE_S = 1.0
 _WARM_S = 0.5
 
@@ -41,7 +44,8 @@ Say = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class BenchOptions:
     """door; rounds: of the bare graph and the door in turn; seconds: of each; half_load_s: of the open loop;
-    overload_s: at twice the capacity, 0 = left out; growth: other N and T."""
+    overload_s: at twice the capacity, 0 = left out; growth: other N and T; sharing: N and T at which a scorer
+    whose requests share runs is beside one whose do not."""
 
     door: Door = "http"
     rounds: int = 5
@@ -49,6 +53,7 @@ class BenchOptions:
     half_load_s: float = 20.0
     overload_s: float = 0.0
     growth: Sequence[tuple[int, int]] = GROWTH
+    sharing: Sequence[tuple[int, int]] = SHARING
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +73,7 @@ def run(options: BenchOptions, var: Path, say: Say) -> dict[str, Any]:
     time of a request less the bare session's; `p50_ms`, `p99_ms`: at half of served_rps in an open loop, from
     when a request was due.
     """
-    steps = 3 + len(options.growth) + bool(options.overload_s)
+    steps = 3 + len(options.growth) + len(options.sharing) + bool(options.overload_s)
     say("opening the ranker" if is_there(var / "world") else "training a ranker", 0, steps)
     world, where = serve_world(var / "world"), cores()
     library = kernels.build(var / "kernels")
@@ -86,6 +91,14 @@ def run(options: BenchOptions, var: Path, say: Say) -> dict[str, Any]:
             for n, (count, length) in enumerate(options.growth):
                 say(f"N = {count}, T = {length}", 3 + n, steps)
                 result["growth"].append(bench.grown(count, length))
+            together = {**SETTINGS, "REPCENTER_BATCH_ROWS": SHARED_ROWS}
+            with served(server.url, var / "sharing", where.server, together) as sharing:
+                other = _Bench(options, world, graph, sharing, where, bench.case)
+                result["sharing"] = []
+                for n, (count, length) in enumerate(options.sharing):
+                    say(f"sharing runs, N = {count}, T = {length}", 3 + len(options.growth) + n, steps)
+                    result["sharing"].append(bench.beside(other, count, length))
+            bench.compared += other.compared
         if options.overload_s:
             say("twice the capacity", steps - 1, steps)
             strict = {**SETTINGS, "REPCENTER_MAX_WAIT_MS": MAX_WAIT_MS}
@@ -114,6 +127,11 @@ def lines(result: Mapping[str, Any]) -> str:
     text += ["".join(f"{case[c]!s:>16}" for c in columns) for case in cases]
     half = result["half_load"]
     text += [f"half load, {half['rate']} requests/s: p50 {result['p50_ms']} ms, p99 {result['p99_ms']} ms"]
+    text += [
+        f"runs shared up to {SHARED_ROWS} candidates, N = {s['n']}, T = {s['t']}: {s['alone_rps']} -> "
+        f"{s['shared_rps']} requests/s, {s['gain']} times"
+        for s in result["sharing"]
+    ]
     if over := result.get("overload"):
         text += [
             f"twice the capacity, {over['rate']} requests/s for {over['seconds']} s: {over['outcomes']}, "
@@ -147,6 +165,22 @@ class _Bench:
         case = self._case(candidates, behaviours, 8)
         found = self._in_turn(case, max(1, self._options.rounds - 2), self._options.seconds)
         return {"n": candidates, "t": behaviours, **found}
+
+    def beside(self, sharing: _Bench, candidates: int, behaviours: int) -> dict[str, Any]:
+        """A crowd of callers at this scorer and at one whose requests share runs, in turn."""
+        case, seconds = self._case(candidates, behaviours), self._options.seconds
+        pairs = [
+            tuple(bench._closed(case, seconds, _CROWD)[0] for bench in (self, sharing))
+            for _ in range(self._options.rounds)
+        ]
+        alone, shared = (statistics.median(column) for column in zip(*pairs, strict=True))
+        return {
+            "n": candidates,
+            "t": behaviours,
+            "alone_rps": round(alone, 1),
+            "shared_rps": round(shared, 1),
+            "gain": round(shared / alone, 3),
+        }
 
     def half_load(self, served_rps: float) -> dict[str, Any]:
         load = self._drive(
@@ -213,9 +247,9 @@ class _Bench:
                 runs += 1
             return runs / taken, (time.thread_time() - cpu) / runs * 1e3
 
-    def _closed(self, case: _Case, seconds: float) -> tuple[float, float]:
+    def _closed(self, case: _Case, seconds: float, connections: int = _CONNECTIONS) -> tuple[float, float]:
         cpu = self._scorer.cpu_s()
-        load = self._drive(lambda wire: closed_loop(wire, case.payloads, _CONNECTIONS, seconds))
+        load = self._drive(lambda wire: closed_loop(wire, case.payloads, connections, seconds))
         cpu = self._scorer.cpu_s() - cpu
         self._check(case, load)
         if load.outcomes.keys() != {OK}:
