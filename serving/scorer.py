@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -31,6 +30,7 @@ from serving.live import LiveGenerations
 from serving.loaded import LoadedGeneration
 from serving.metrics import Metrics
 from serving.missing import fill_missing, refuse_missing
+from serving.request_ids import RequestIds
 from serving.scored import Observer, Scored
 from serving.settings import ScorerSettings
 
@@ -50,6 +50,7 @@ class Scorer:
     ) -> None:
         """observers: called with each answered request on the event loop; they neither wait nor raise.
         lag_s: how late the event loop is now."""
+        self._ids = RequestIds()
         self._observers = observers
         self._rows = rows
         self._behaviours = behaviours
@@ -91,7 +92,7 @@ class Scorer:
         task = asyncio.current_task()
         try:
             if request.request_id is None:
-                request = replace(request, request_id=uuid.uuid4().hex)
+                request = replace(request, request_id=self._ids.next())
             loaded = self._live.pin(request.scene, generation, request)
             if not request.candidates:
                 return _empty(request, loaded, began)
