@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.requests import ClientDisconnect
 
-from contracts.errors import InvalidInput, RepcenterError
+from contracts.errors import RepcenterError
 from contracts.problem import STATUSES, http_status, retry_after_s
 from doors.body import read_body
 from serving.disconnect import CLIENT_CLOSED_REQUEST, while_connected
@@ -84,8 +84,6 @@ def add_open_inference(
         began = time.perf_counter()
         outcome = "internal"
         try:
-            if request.headers.get("content-encoding", "identity") != "identity":
-                raise InvalidInput("content-encoding", request.headers["content-encoding"], "is not read")
             body = await read_body(request, max_body_bytes)
             inference.check_admission(body)
             call, binary = parse_infer(body, request.headers.get(HEADER_LENGTH), model, version)

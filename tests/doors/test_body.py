@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
+import zlib
 from collections.abc import AsyncIterator
+
+import httpx
 
 from tests.doors.doors import LIMIT, http_app, http_door
 
@@ -32,3 +36,28 @@ async def test_a_declared_size_is_refused_before_a_byte_is_sent() -> None:
             writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (LIMIT + 1))
             async with asyncio.timeout(5):
                 assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+
+
+async def test_packed_bodies_are_unpacked_within_the_limit() -> None:
+    async with http_door(http_app()) as http:
+
+        async def send(body: bytes, encoding: str) -> httpx.Response:
+            return await http.post("/echo", content=body, headers={"content-encoding": encoding})
+
+        for pack, encoding in ((gzip.compress, "gzip"), (zlib.compress, "deflate"), (gzip.compress, "GZIP")):
+            assert (await send(pack(b"x" * LIMIT), encoding)).json() == LIMIT
+            grown = await send(pack(b"x" * (100 * LIMIT)), encoding)
+            assert (grown.status_code, grown.json()["errors"][0]["value"]) == (413, LIMIT + 1)
+        assert (await send(b"xyz", "identity")).json() == 3
+        whole = gzip.compress(b"abc")
+        for body, encoding in (
+            (b"abc", "gzip"),
+            (whole[:-1], "gzip"),
+            (whole + b"more", "gzip"),
+            (whole, "deflate"),
+            (b"", "gzip"),
+            (whole, "br"),
+        ):
+            refused = await send(body, encoding)
+            assert refused.status_code == 422
+            assert refused.json()["errors"][0]["field"] == "content-encoding"
