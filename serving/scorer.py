@@ -1,5 +1,7 @@
 """A score request in, scores out: admission -> pin -> assemble -> one fetch -> one run in a worker thread.
 
+What a request brings to be encoded is asked for between fetch and run (serving.brought).
+
 Scorer knows neither HTTP nor gRPC. It never guesses a score: an item without record and ID row is
 MISSING and its score NaN, or the default that the request gives.
 """
@@ -25,6 +27,7 @@ from param_server.cache import RowCache
 from param_server.store import Fetched, Store
 from serving.batcher import Admission
 from serving.behaviours import with_stored
+from serving.brought import Brought
 from serving.explain import Explanations
 from serving.live import LiveGenerations
 from serving.loaded import LoadedGeneration
@@ -55,14 +58,20 @@ class Scorer:
         metrics: Metrics,
         behaviours: Behaviours | None = None,
         observers: Sequence[Observer] = (),
+        *,
+        brought: Brought,
     ) -> None:
-        """observers: called with each answered request on the event loop; they neither wait nor raise."""
+        """observers: called with each answered request on the event loop; they neither wait nor raise.
+        brought: encodes what requests bring."""
         self._observers = observers
+        self._brought = brought
         self._rows = rows
         self._behaviours = behaviours
         self._live = live
         self._default_deadline_s = settings.default_deadline_ms / 1e3
-        self.limits = Limits(settings.max_candidates, settings.max_behaviours, settings.max_requests)
+        self.limits = Limits(
+            settings.max_candidates, settings.max_behaviours, settings.max_requests, settings.max_contents
+        )
         self._metrics = metrics
         self.admission = Admission(settings.max_concurrent_rows, settings.workers, settings.max_wait_ms / 1e3)
         self._explanations = Explanations(self.admission, settings.threads)
@@ -114,9 +123,14 @@ class Scorer:
                 fetched = await self._rows.fetch(loaded.space, loaded.id_table, assembled.item_ids)
                 if task is not None and task.cancelling():  # swallowed by `wait_for` before Python 3.12
                     raise asyncio.CancelledError
-                refuse_missing(request, assembled, fetched)
                 fetched_at = time.perf_counter()
-                work = self._pool.submit(_compute, loaded, assembled, fetched, fetched_at, began + limit_s)
+                resolved = await self._brought.resolve(
+                    request, loaded, assembled, fetched, began + limit_s, predicted_s
+                )
+                request, assembled, fetched = resolved.request, resolved.assembled, resolved.fetched
+                refuse_missing(request, assembled, fetched)
+                queued_at = time.perf_counter()
+                work = self._pool.submit(_compute, loaded, assembled, fetched, queued_at, began + limit_s)
                 computed = await asyncio.wrap_future(work)
         except TimeoutError as error:
             raise DeadlineExceeded(f"{limit_s * 1e3:.0f} ms were not enough") from error
@@ -125,6 +139,7 @@ class Scorer:
         shape = len(request.candidates), assembled.behaviours.shape[1]
         loaded.run_time.observe(*shape, computed.assemble_s + computed.run_s)
         scores, statuses, completeness = _mark(loaded, assembled, fetched, computed.scores)
+        statuses, completeness = resolved.mark(statuses, completeness)
         scores, statuses = fill_missing(request, scores, statuses)
         if stored:
             completeness = replace(completeness, behaviours_source="stored")
@@ -142,6 +157,7 @@ class Scorer:
                 assemble_ms=(assembled_at - read_at + asked_at - began + computed.assemble_s) * 1e3,
                 run_ms=computed.run_s * 1e3,
                 total_ms=(time.perf_counter() - began) * 1e3,
+                encode_ms=resolved.encode_s * 1e3,
             ),
             request.request_id or "",
         )
