@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,13 @@ import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 from redis.asyncio import Redis
+from typer.testing import CliRunner
 
+from cli.main import app
 from contracts.bundle import Bundle
 from contracts.codec import tombstones
 from contracts.errors import InvalidInput, SpaceMismatch, TooLarge
@@ -23,14 +29,22 @@ from contracts.request import Behaviour, ScoreRequest
 from contracts.rpc.v1 import open_inference_pb2 as oip
 from contracts.rpc.v1 import open_inference_pb2_grpc as oip_grpc
 from contracts.rpc.v1 import repcenter_pb2 as pb
+from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from contracts.scores import Scores
+from contracts.space import Space
 from contracts.window import Window
+from doors.settings import TraceSettings
+from doors.tracing import start_tracing
 from param_server.score_files import ScoreFiles
 from param_server.settings import StoreSettings
 from realtime_infer.app import RunningEncoder, open_encoder
 from realtime_infer.encoder import Encoder
 from realtime_infer.settings import EncoderSettings
+from serving.app import open_scorer
 from serving.capture_file import decode_capture
+from serving.client import GrpcClient, HttpClient
+from serving.encode_settings import EncodeSettings
+from serving.encoding import content_key
 from serving.replay import open_captured, replay_capture
 from serving.settings import ScorerSettings
 from tests.encoder_bundle import make_encoder_bundle
@@ -402,11 +416,9 @@ async def test_contents_that_do_not_fit_are_refused(scorer: Scorer) -> None:
         candidates=["a"], missing=pb.MISSING_POLICY_ENCODE, contents={"a": pb.Item(item_id="b")}
     )
     async with grpc.aio.insecure_channel(scorer.running.grpc_target) as channel:
-        score = channel.unary_unary(
-            "/repcenter.v1.Scorer/Score", request_serializer=pb.ScoreRequest.SerializeToString
-        )
+        stub = pb_grpc.ScorerStub(channel)  # type: ignore[no-untyped-call]
         with pytest.raises(grpc.aio.AioRpcError, match=r"item_id: is another one"):
-            await score(named)
+            await stub.Score(named, timeout=20)
 
 
 async def test_without_an_encoder_requests_say_what_to_set(
@@ -442,8 +454,6 @@ async def test_another_space_is_refused(
 
 
 async def test_both_clients_ask_an_encoder_alike(door: RunningEncoder, encoder: Encoder) -> None:
-    from serving.client import GrpcClient, HttpClient  # the doors of an encoder, not of a scorer
-
     items = [NEW["new-1"], Item("b", image=b"broken"), Item("c", {"title": "x"})]
     async with HttpClient(door.http_url) as http, GrpcClient(door.grpc_target) as rpc:
         a, b = await http.encode(items, records=True), await rpc.encode(items, records=True)
@@ -475,3 +485,77 @@ async def test_concurrent_requests_with_one_content_are_cheap(scorer: Scorer, do
     assert sum(others) == 19 * 4
     async with httpx.AsyncClient(base_url=door.http_url) as http:
         assert await metric(http, 'repcenter_encode_total{door="grpc",outcome="encoded"}') == 2
+
+
+async def test_the_command_brings_files(scorer: Scorer, tmp_path: Path) -> None:
+    contents = {"new-1": {"title": "Heat"}, "new-3": {"image": base64.b64encode(BLUE).decode()}}
+    told, shown = tmp_path / "contents.json", tmp_path / "red.png"
+    told.write_text(json.dumps(contents))
+    shown.write_bytes(RED)
+    words = ["score", "item-1", "new-1", "-b", "new-3", "--url", scorer.running.http_url, "--json"]
+    words += ["--query-text", "red", "--query-image", str(shown), "--contents"]
+    ran = await asyncio.to_thread(CliRunner().invoke, app, [*words, str(told)])
+    assert ran.exit_code == 0, ran.output
+    found = {row["item_id"]: row for row in json.loads(ran.stdout)["scores"]}
+    expected = await scorer.http.score(
+        ScoreRequest(
+            ["item-1", "new-1"],
+            [Behaviour("new-3")],
+            query_text="red",
+            query_image=RED,
+            missing="encode",
+            contents={"new-1": Item("new-1", {"title": "Heat"}), "new-3": NEW["new-3"]},
+        )
+    )
+    assert found["new-1"]["status"] == "encoded"
+    assert [found[i]["score"] for i in ("item-1", "new-1")] == expected.scores.tolist()
+    for text in ("[]", "{", '{"new-1": {"titel": 1}}'):
+        told.write_text(text)
+        ran = await asyncio.to_thread(CliRunner().invoke, app, [*words, str(told)])
+        assert isinstance(ran.exception, InvalidInput), ran.output
+        assert ran.exception.field.startswith("--contents")
+
+
+async def test_equal_contents_are_one_and_are_kept_apart_from_others(scorer: Scorer) -> None:
+    ids = [f"twin-{n}" for n in range(5)]
+    contents = {item_id: Item(item_id, {"title": "Heat"}) for item_id in ids}
+    answer = await scorer.rpc.score(ScoreRequest(ids, KNOWN, missing="encode", contents=contents))
+    assert (set(answer.scores.tolist()), answer.completeness.encoded) == ({float(answer.scores[0])}, 5)
+    assert await scorer.count('repcenter_encode_on_miss_total{result="encoded"}') == 1
+    space = Space("f" * 64, SPACE.modalities, SPACE.attributes)
+    heat = contents["twin-0"]
+    kinds = [
+        heat,
+        replace(heat, text={"title": "Heat", "plot": ""}),
+        replace(heat, attributes={"title": "Heat"}),
+        replace(heat, image=b""),
+        replace(heat, image=b"x"),
+        replace(heat, image_url="/x"),
+    ]
+    keys = [content_key(s, item) for s in (SPACE, space) for item in kinds]
+    assert len(set(keys)) == len(keys)
+    assert content_key(SPACE, contents["twin-1"]) == keys[0]
+
+
+async def test_a_call_to_the_encoder_is_in_the_callers_trace(
+    door: RunningEncoder, settings: StoreSettings, scorer_settings: ScorerSettings
+) -> None:
+    exporter = InMemorySpanExporter()
+    tracing = start_tracing("scorer", TraceSettings(trace=True), SimpleSpanProcessor(exporter))
+    assert tracing is not None
+    asked = EncodeSettings(encoder_target=door.grpc_target)
+    async with (
+        open_scorer(scorer_settings, settings, tracing=tracing, encode_settings=asked) as running,
+        HttpClient(running.http_url) as client,
+    ):
+        await until(running.readiness.is_ready)
+        await client.score(replace(BROUGHT, query_text="red"))
+    tracing.stop()
+    spans = exporter.get_finished_spans()
+    (server,) = [span for span in spans if span.name == "POST /v1/score"]
+    calls = [span for span in spans if span.name == "repcenter.v1.Encoder/Encode"]
+    assert len(calls) == 2
+    for call in calls:
+        assert call.parent is not None
+        assert server.context is not None
+        assert (call.kind, call.parent.span_id) == (SpanKind.CLIENT, server.context.span_id)
