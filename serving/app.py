@@ -108,7 +108,7 @@ async def open_scorer(
             closing.push_async_callback(link.close)
             encoding = Encoding(link, encode, EncodeMetrics(metrics.registry, lambda: link.given_up))
             closing.push_async_callback(encoding.close)
-        brought = Brought(encoding, store.sequences)
+        brought = Brought(encoding, store.deleted)
         rows = cached.cache if cached else store
         scorer = Scorer(rows, live, settings, metrics, behaviours, observers, brought=brought)
         closing.callback(scorer.close)

@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 _SPARE_S = 0.01  # of the deadline, beside the graph's run, for what else is to be done
 _SPARE_SHARE = 0.1
 
-Sequences = Callable[[Space, Sequence[str]], Awaitable[npt.NDArray[np.uint64]]]
 Flags = npt.NDArray[np.bool_]
+Deleted = Callable[[Space, Sequence[str]], Awaitable[Flags]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +77,10 @@ class Resolved:
 
 
 class Brought:
-    """encoding: None where no encoder is set; sequences: of stored items, deleted ones too, 0 = absent."""
+    """encoding: None where no encoder is set; deleted: which items of the table are, (K,) bool."""
 
-    def __init__(self, encoding: Encoding | None, sequences: Sequences) -> None:
-        self._encoding, self._sequences = encoding, sequences
+    def __init__(self, encoding: Encoding | None, deleted: Deleted) -> None:
+        self._encoding, self._deleted = encoding, deleted
 
     async def resolve(
         self,
@@ -158,7 +158,7 @@ class Brought:
                 raise Unavailable("the tables do not say whether the item was deleted")
             ids = [item.item_id for item in wanted.values()]
             async with asyncio.timeout(max(0.0, until - time.perf_counter())):
-                deleted = await self._sequences(loaded.space, ids) > 0
+                deleted = await self._deleted(loaded.space, ids)
         except TimeoutError:
             return dict.fromkeys(wanted, DeadlineExceeded("the tables did not answer in time"))
         except (Unavailable, DeadlineExceeded) as error:

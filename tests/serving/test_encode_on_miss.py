@@ -189,6 +189,16 @@ async def test_a_deleted_item_stays_deleted(scorer: Scorer, world: World, encode
     assert (answer.completeness.encoded, answer.completeness.encode_failed) == (2, 0)
 
 
+async def test_a_push_that_the_row_cache_has_not_heard_of_is_no_deletion(
+    scorer: Scorer, world: World, encoder: Encoder
+) -> None:
+    await scorer.http.score(MISSING)  # cached as absent
+    records = encoder.records(encoder.encode(list(NEW.values())), np.full(len(NEW), 9, np.uint64))
+    await world.store.commit_window(Window(encoder.space, list(NEW), records, 1))
+    answer = await scorer.http.score(BROUGHT)
+    assert answer.status_names() == ["ok", "encoded", "cold", "encoded", "missing", "encoded"]
+
+
 async def test_broken_content_fails_alone(scorer: Scorer) -> None:
     contents = {
         **NEW,
