@@ -127,7 +127,7 @@ def _told(error: RepcenterError) -> RepcenterError:
 def _checked(answer: Answer, space: Space) -> Answer:
     """What an encoder says is held to the space that it names."""
     if isinstance(answer, RepcenterError):
-        return answer
+        return _told(answer)
     dims = {modality.name: modality.dim for modality in space.modalities}
     for name, vector in answer.vectors.items():
         if vector.shape != (dims.get(name),) or not np.isfinite(vector).all():

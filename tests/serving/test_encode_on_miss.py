@@ -43,8 +43,11 @@ from realtime_infer.settings import EncoderSettings
 from serving.app import open_scorer
 from serving.capture_file import decode_capture
 from serving.client import GrpcClient, HttpClient
+from serving.drift import measure_drift
 from serving.encode_settings import EncodeSettings
 from serving.encoding import content_key
+from serving.loaded import load_generation
+from serving.recorded import Recorded
 from serving.replay import open_captured, replay_capture
 from serving.settings import ScorerSettings
 from tests.encoder_bundle import make_encoder_bundle
@@ -569,3 +572,15 @@ async def test_a_call_to_the_encoder_is_in_the_callers_trace(
         assert call.parent is not None
         assert server.context is not None
         assert (call.kind, call.parent.span_id) == (SpanKind.CLIENT, server.context.span_id)
+
+
+async def test_drift_between_spaces_leaves_queries_out(world: World, scorer_settings: ScorerSettings) -> None:
+    """A recorded query's vectors are those of the space that served."""
+    loaded = await load_generation(world.generation.id, world.generations, world.store, scorer_settings)
+    space = Space("f" * 64, SPACE.modalities, SPACE.attributes)
+    await world.store.create_space(space)
+    other = replace(loaded, generation=replace(world.generation, space=space))
+    unreadable = [Recorded(ScoreRequest(["item-1", "item-30"], query={"of before": [1.0]}), 0)]
+    with pytest.raises(InvalidInput, match=r"query\.of before"):
+        await measure_drift(world.store, loaded, loaded, unreadable)
+    assert (await measure_drift(world.store, loaded, other, unreadable)).lost == 0.5  # one has an ID row

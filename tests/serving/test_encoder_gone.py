@@ -10,16 +10,22 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import grpc.aio
 import httpx
+import numpy as np
 import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from contracts.bundle import Bundle
+from contracts.codec import CONTENT_INT8, RECORD_VERSION
 from contracts.errors import DeadlineExceeded, Overloaded, Unavailable
 from contracts.items import Item
 from contracts.request import Behaviour, ScoreRequest
+from contracts.rpc.v1 import repcenter_pb2 as pb
+from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
+from doors.grpc_errors import Context
 from param_server.embedded import EmbeddedServer
 from param_server.settings import StoreSettings
 from realtime_infer.app import open_encoder
@@ -295,3 +301,56 @@ async def test_nothing_is_encoded_while_the_tables_are_silent(
 
             await until(stale)
             await until(lambda: all_encoded(scorer), 30)
+
+
+class Liar(pb_grpc.EncoderServicer):
+    """An encoder of another build, or none at all: `answer` is what it says to anything."""
+
+    answer: pb.EncodeResponse | None = None
+
+    async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
+        if self.answer is None:
+            raise ValueError("of a test")
+        return self.answer
+
+
+async def test_an_encoder_that_answers_nonsense_gives_no_wrong_score(
+    world: World, settings: StoreSettings, scorer_settings: ScorerSettings
+) -> None:
+    space, liar = world.generation.space, Liar()
+    record = np.zeros(1, space.dtype)
+    record["version"], record["codec"] = RECORD_VERSION, CONTENT_INT8
+    good = pb.EncodedItem(vectors={"text": pb.Vector(values=[1.0] * 16)}, record=record.tobytes())
+    newer = record.copy()
+    newer["version"] = 200
+    huge, short = (pb.Vector(values=values) for values in ([float("inf")] * 16, [1.0] * 15))
+    nonsense: list[list[pb.EncodedItem]] = [
+        [],
+        [good, good],
+        [pb.EncodedItem()],
+        [pb.EncodedItem(vectors=good.vectors, record=record.tobytes()[:-1])],
+        [pb.EncodedItem(vectors=good.vectors, record=newer.tobytes())],
+        [pb.EncodedItem(vectors={"text": huge}, record=good.record)],
+        [pb.EncodedItem(vectors={"text": short}, record=good.record)],
+        [pb.EncodedItem(vectors={"smell": good.vectors["text"]}, record=good.record)],
+        [pb.EncodedItem(refusal=pb.Refusal(code="unheard of", detail="x"))],
+    ]
+    server = grpc.aio.server()
+    pb_grpc.add_EncoderServicer_to_server(liar, server)  # type: ignore[no-untyped-call]
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    request = ScoreRequest(["item-1", "new-1"], missing="encode", contents={"new-1": NEW["new-1"]})
+    try:
+        async with scoring(scorer_settings, settings, f"127.0.0.1:{port}") as scorer:
+            for items in (None, *nonsense):
+                liar.answer = None if items is None else pb.EncodeResponse(space_id=space.id, items=items)
+                answer = await scorer.http.score(request)
+                assert answer.status_names() == ["ok", "missing"], items
+                assert answer.completeness.encode_failed == 1
+                with pytest.raises(Unavailable):
+                    await scorer.rpc.score(QUERY)
+            liar.answer = pb.EncodeResponse(space_id=space.id, items=[good])
+            assert (await scorer.http.score(request)).status_names() == ["ok", "encoded"]
+            assert (await scorer.rpc.score(QUERY)).status_names() == ["ok"]
+    finally:
+        await server.stop(0)
