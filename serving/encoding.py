@@ -25,7 +25,6 @@ from serving.encode_settings import EncodeSettings
 from serving.encoder_link import Answer, EncoderLink
 
 log = logging.getLogger(__name__)
-_DIGEST_BYTES = 16
 _RETRY_AFTER_S = 0.1
 
 Key = tuple[str, bytes]
@@ -166,7 +165,7 @@ def content_key(space: Space, item: Item) -> Key:
         "picture": item.image is not None,
     }
     head = orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
-    digest = hashlib.blake2b(len(head).to_bytes(8, "little") + head, digest_size=_DIGEST_BYTES)
+    digest = hashlib.sha256(len(head).to_bytes(8, "little") + head)
     digest.update(item.image or b"")
     return space.id, digest.digest()
 
