@@ -40,9 +40,23 @@ def print_scores(
     user: Sequence[str] = (),
     context: Sequence[str] = (),
     query_file: Path | None = None,
+    *,
+    query_text: str = "",
+    query_image: Path | None = None,
+    contents: Path | None = None,
 ) -> None:
-    """Best first; items that are not known have no score. user, context: name=value."""
-    request = score_request(candidates, behaviours, scene, user, context, query_file)
+    """Best first; items that are not known have no score. user, context: name=value; contents: JSON."""
+    request = score_request(
+        candidates,
+        behaviours,
+        scene,
+        user,
+        context,
+        query_file,
+        query_text=query_text,
+        query_image=query_image,
+        contents_file=contents,
+    )
     answer = _ask(url, lambda client: client.score(request))
     names = answer.status_names()
     order = answer.top(len(candidates))

@@ -143,13 +143,31 @@ def score(
     query_file: Annotated[
         Path | None, typer.Option(help="JSON of what was searched for: modality -> list of numbers.")
     ] = None,
+    query_text: Annotated[str, typer.Option(help="What was searched for, in words.")] = "",
+    query_image: Annotated[Path | None, typer.Option(help="What was searched for, as a picture.")] = None,
+    contents: Annotated[
+        Path | None,
+        typer.Option(help="JSON of what items look like and say, id -> content; those missing are encoded."),
+    ] = None,
     url: Scorer = SCORER_URL,
     json: Json = False,
 ) -> None:
     """Score candidates for one user through the scorer's HTTP door."""
     from cli.items import print_scores
 
-    print_scores(url, candidates, behaviour or [], scene, json, user or [], context or [], query_file)
+    print_scores(
+        url,
+        candidates,
+        behaviour or [],
+        scene,
+        json,
+        user or [],
+        context or [],
+        query_file,
+        query_text=query_text,
+        query_image=query_image,
+        contents=contents,
+    )
 
 
 @app.command()

@@ -10,6 +10,7 @@ from pathlib import Path
 from contracts.errors import InvalidInput
 from contracts.items import AttributeValue
 from contracts.request import Behaviour, ScoreRequest
+from serving.content_json import read_contents
 
 
 def score_request(
@@ -22,9 +23,16 @@ def score_request(
     *,
     user_id: str | None = None,
     explain: int = 0,
+    query_text: str = "",
+    query_image: Path | None = None,
+    contents_file: Path | None = None,
 ) -> ScoreRequest:
-    """user, context: name=value; query_file: JSON, modality -> list of numbers. InvalidInput names what is
+    """user, context: name=value; query_file: JSON, modality -> list of numbers; query_image: a picture;
+    contents_file: JSON, item id -> content, encoded where an item is missing. InvalidInput names what is
     wrong."""
+    contents = (
+        {} if contents_file is None else read_contents(_text(contents_file, "--contents"), "--contents")
+    )
     return ScoreRequest(
         candidates,
         [Behaviour(b) for b in behaviours],
@@ -34,6 +42,10 @@ def score_request(
         context=dict(column(c, "--context") for c in context),
         query={} if query_file is None else _query(query_file),
         explain=explain,
+        query_text=query_text,
+        query_image=b"" if query_image is None else _bytes(query_image, "--query-image"),
+        missing="mask" if contents_file is None else "encode",
+        contents=contents,
     )
 
 
@@ -47,6 +59,20 @@ def column(text: str, option: str) -> tuple[str, AttributeValue]:
     except ValueError:
         return name, value
     return name, number if math.isfinite(number) else value
+
+
+def _bytes(path: Path, option: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(option, str(path), f"cannot be read: {error.strerror}") from error
+
+
+def _text(path: Path, option: str) -> str:
+    try:
+        return _bytes(path, option).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(option, str(path), "is not valid UTF-8") from error
 
 
 def _query(path: Path) -> dict[str, list[float]]:

@@ -10,6 +10,7 @@ from doors.settings import DoorSettings, LogSettings, TraceSettings
 from param_server.settings import AccessSettings, GenerationSettings, StoreSettings
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.sink_settings import SinkSettings
+from serving.encode_settings import EncodeSettings
 from serving.settings import ScorerSettings
 
 _PAGES: tuple[tuple[str, type[BaseSettings]], ...] = (
@@ -20,6 +21,7 @@ _PAGES: tuple[tuple[str, type[BaseSettings]], ...] = (
     ("Commands that ask a door", ClientSettings),
     ("Activation and collection (`repcenter generations`)", GenerationSettings),
     ("Scorer", ScorerSettings),
+    ("Scorer: the encoder that it asks", EncodeSettings),
     ("Write door and encoder worker", EncoderSettings),
     ("Offline sink", SinkSettings),
     ("`repcenter table acl`", AccessSettings),

@@ -121,6 +121,8 @@ class Stack:
             "REPCENTER_GRPC_PORT": str(grpc_port),
             **self._settings,
         }
+        if name == "scorer":
+            environment.setdefault("REPCENTER_ENCODER_TARGET", self.endpoints.encoder_grpc)
         command = name.partition("-")[0]
         if command != name:
             environment["REPCENTER_CONSUMER"] = name

@@ -65,24 +65,25 @@ class Item:
         return self.image is not None or self.image_url is not None
 
 
-def check_item(item: Item) -> Item:
-    """The item, or InvalidInput / TooLarge that names the field."""
-    check_item_id(item.item_id)
+def check_item(item: Item, where: str = "") -> Item:
+    """The item, or InvalidInput / TooLarge that names the field, below `where` where it is given."""
+    below = f"{where}." if where else ""
+    check_item_id(item.item_id, f"{below}item_id")
     if len(item.text) > MAX_FIELDS:
-        raise TooLarge("text", len(item.text), MAX_FIELDS, "fields")
+        raise TooLarge(f"{below}text", len(item.text), MAX_FIELDS, "fields")
     for name, text in item.text.items():
-        check_name(name, "text")
-        _check_text(text, f"text.{name}")
-    check_attributes(item.attributes, "attributes")
+        check_name(name, f"{below}text")
+        check_text(text, f"{below}text.{name}")
+    check_attributes(item.attributes, f"{below}attributes")
     if item.image is not None:
         if not isinstance(item.image, bytes):
-            raise InvalidInput("image", item.image, "must be bytes")
+            raise InvalidInput(f"{below}image", item.image, "must be bytes")
         if len(item.image) > MAX_IMAGE_BYTES:
-            raise TooLarge("image", len(item.image), MAX_IMAGE_BYTES, "bytes")
+            raise TooLarge(f"{below}image", len(item.image), MAX_IMAGE_BYTES, "bytes")
     if item.image_url is not None:
-        check_image_url(item.image_url)
+        check_image_url(item.image_url, f"{below}image_url")
         if item.image is not None:
-            raise InvalidInput("image_url", item.image_url, "cannot be given together with image")
+            raise InvalidInput(f"{below}image_url", item.image_url, "cannot be given together with image")
     return item
 
 
@@ -124,7 +125,8 @@ def check_name(name: object, where: str) -> None:
     _utf8_bytes(name, where)
 
 
-def _check_text(text: object, where: str) -> None:
+def check_text(text: object, where: str) -> None:
+    """A usable text, or InvalidInput / TooLarge that names `where`."""
     if not isinstance(text, str):
         raise InvalidInput(where, text, "must be a string")
     if len(text) > MAX_FIELD_CHARACTERS:
@@ -148,7 +150,7 @@ def _check_attribute(value: object, where: str) -> None:
     if len(tokens) > MAX_TOKENS:
         raise TooLarge(where, len(tokens), MAX_TOKENS, "tokens")
     for token in tokens:
-        _check_text(token, where)
+        check_text(token, where)
 
 
 @dataclass(frozen=True)

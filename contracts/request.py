@@ -10,29 +10,42 @@ from typing import Literal, get_args
 import numpy as np
 
 from contracts.codec import MAX_MODALITIES
-from contracts.errors import InvalidInput, TooLarge
+from contracts.errors import InvalidInput, TooLarge, shown
 from contracts.explanation import MAX_EXPLAINED
-from contracts.items import MAX_ID_BYTES, AttributeValue, check_attributes, check_item_id, check_name
+from contracts.images import MAX_IMAGE_BYTES
+from contracts.items import (
+    MAX_ID_BYTES,
+    AttributeValue,
+    Item,
+    check_attributes,
+    check_item,
+    check_item_id,
+    check_name,
+    check_text,
+)
 
 MAX_CANDIDATES = 2_000
 MAX_BEHAVIOURS = 1_000
 MAX_REQUESTS = 64
+MAX_CONTENTS = 64
 MAX_QUERY_DIM = 4_096
 _UTF8_BYTES = 4  # at most, of one character
 
 
-MissingPolicy = Literal["mask", "fail"]
+MissingPolicy = Literal["mask", "fail", "encode"]
 Priority = Literal["low", "normal", "high"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)  # least urgent first
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request may ask for; requests: how many one call may bring."""
+    """How much one request may ask for; requests: how many one call may bring; contents: of how many items
+    one request may bring what they look like and say."""
 
     candidates: int = MAX_CANDIDATES
     behaviours: int = MAX_BEHAVIOURS
     requests: int = MAX_REQUESTS
+    contents: int = MAX_CONTENTS
 
 
 DEFAULT_LIMITS = Limits()
@@ -55,9 +68,12 @@ class ScoreRequest:
     searched for, a vector for any modalities of the space, of any length but zero; empty = no search.
     A ranker that reads no search ignores it. request_id: the caller's name of the request, None = the scorer
     gives one. missing: what becomes of candidates that are known by neither content nor ID row: masked (no
-    score) or the whole request fails. default_score: the score of masked ones, None = none. explain:
-    how many of the best candidates to explain, at most MAX_EXPLAINED. priority: who goes first where
-    requests wait, and who is refused first.
+    score) or the whole request fails; encode: items without a content record are encoded from `contents`, and
+    what remains is masked. default_score: the score of masked ones, None = none. explain:
+    how many of the best candidates to explain, at most MAX_EXPLAINED. query_text, query_image: what was
+    searched for in words and as a picture's bytes, empty = none; encoded on the way, for modalities of which
+    `query` has no vector. contents: what items of this request, candidates or behaviours, look like and say,
+    by their ids. priority: who goes first where requests wait, and who is refused first.
     """
 
     candidates: Sequence[str]
@@ -73,6 +89,9 @@ class ScoreRequest:
     default_score: float | None = None
     explain: int = 0
     priority: Priority = "normal"
+    query_text: str = ""
+    query_image: bytes = field(default=b"", repr=False)
+    contents: Mapping[str, Item] = field(default_factory=dict, repr=False)
 
 
 def check_request(request: ScoreRequest, limits: Limits = DEFAULT_LIMITS) -> ScoreRequest:
@@ -108,7 +127,35 @@ def check_request(request: ScoreRequest, limits: Limits = DEFAULT_LIMITS) -> Sco
     for name, vector in request.query.items():
         check_name(name, "query")
         _check_vector(vector, f"query.{name}")
+    check_text(request.query_text, "query_text")
+    _check_picture(request.query_image)
+    if request.contents:
+        _check_contents(request, limits)
     return request
+
+
+def _check_picture(image: object) -> None:
+    if not isinstance(image, bytes):
+        raise InvalidInput("query_image", image, "must be bytes")
+    if len(image) > MAX_IMAGE_BYTES:
+        raise TooLarge("query_image", len(image), MAX_IMAGE_BYTES, "bytes")
+
+
+def _check_contents(request: ScoreRequest, limits: Limits) -> None:
+    """Of items that the request names, no more than an encoder is asked for."""
+    contents = request.contents
+    if request.missing != "encode":
+        raise InvalidInput("contents", f"{len(contents)} items", "need missing: encode")
+    if len(contents) > limits.contents:
+        raise TooLarge("contents", len(contents), limits.contents, "items")
+    named = {*request.candidates, *(behaviour.item_id for behaviour in request.behaviours)}
+    for item_id, item in contents.items():
+        if item_id not in named:
+            raise InvalidInput("contents", item_id, "is no candidate and no behaviour of the request")
+        where = f"contents[{shown(item_id)}]"
+        if item.item_id != item_id:
+            raise InvalidInput(f"{where}.item_id", item.item_id, "is another one")
+        check_item(item, where)
 
 
 def _plain_ids(ids: Sequence[str]) -> bool:
@@ -152,8 +199,8 @@ def _check_missing(request: ScoreRequest) -> None:
     score = request.default_score
     if score is None:
         return
-    if request.missing != "mask":
-        raise InvalidInput("default_score", score, "needs missing: mask")
+    if request.missing == "fail":
+        raise InvalidInput("default_score", score, "needs missing: mask or encode")
     if not 0 <= score <= 1:
         raise InvalidInput("default_score", score, "must be a probability")
 

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from contracts.explanation import Explanation
 
 # The numbers are those of repcenter.v1.CandidateStatus.
-OK, COLD, MISSING, DEFAULT = 1, 2, 3, 4
-STATUS_NAMES = ("unspecified", "ok", "cold", "missing", "default")
+OK, COLD, MISSING, DEFAULT, ENCODED = 1, 2, 3, 4, 5
+COMPUTED = (OK, COLD, ENCODED)  # whose score the graph gave
+STATUS_NAMES = ("unspecified", "ok", "cold", "missing", "default", "encoded")
 Source = Literal["request", "stored"]
 _NAMES = np.array(STATUS_NAMES, dtype=object)
 
@@ -25,7 +26,9 @@ class Completeness:
     ranker reads, not those beyond its history; behaviours_source says whether the request gave them or they
     are the stored ones of the user it names. columns_asked counts the ranker's columns of users and contexts,
     columns_found those of them that the request gave. stale: the tables did not answer and the
-    scores come from cached rows of any age; what was not cached then counts as not found.
+    scores come from cached rows of any age; what was not cached then counts as not found. encoded: items,
+    candidates and behaviours, that were encoded from the content that the request brought, found or not
+    by their ID rows; encode_failed: those that could not be.
     """
 
     behaviours_asked: int
@@ -36,25 +39,30 @@ class Completeness:
     columns_found: int = 0
     behaviours_source: Source = "request"
     stale: bool = False
+    encoded: int = 0
+    encode_failed: int = 0
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds per stage. queue: waiting for a free worker; total: from admission to the answer."""
+    """Milliseconds per stage. queue: waiting for a free worker; total: from admission to the answer; encode:
+    what the request brought, 0 where no encoder was asked."""
 
     queue_ms: float
     fetch_ms: float
     assemble_ms: float
     run_ms: float
     total_ms: float
+    encode_ms: float = 0.0
 
 
 @dataclass(frozen=True)
 class Scores:
     """scores: (N,) float32 click probabilities in candidate order, NaN where missing.
 
-    statuses: (N,) uint8 of OK (content record found), COLD (ID row alone), MISSING (neither) and DEFAULT
-    (neither: the score is the one that the request gave for such items).
+    statuses: (N,) uint8 of OK (content record found), COLD (ID row alone), MISSING (neither), DEFAULT
+    (neither: the score is the one that the request gave for such items) and ENCODED (no content record:
+    scored with the content that the request brought).
     request_id: the request's own, or the one that the scorer gave it. explanations: of the best candidates,
     best first; None where none were asked for.
     """

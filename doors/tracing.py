@@ -30,11 +30,11 @@ class Tracing:
 
     def __init__(self, provider: TracerProvider) -> None:
         from opentelemetry import trace
-        from opentelemetry.propagate import extract
+        from opentelemetry.propagate import extract, inject
 
         self._provider = provider
         self._tracer = provider.get_tracer("repcenter")
-        self._trace, self._extract = trace, extract
+        self._trace, self._extract, self._inject = trace, extract, inject
 
     def http(self, app: ASGIApp) -> ASGIApp:
         """The app, with a span per request in the caller's trace. Health and metrics have none."""
@@ -76,6 +76,15 @@ class Tracing:
             span.set_attribute("db.system.name", "redis")
             span.set_attribute("db.operation.name", what)
             yield
+
+    @contextlib.contextmanager
+    def call(self, method: str) -> Iterator[dict[str, str]]:
+        """A span of a gRPC call to another process -> metadata that carries the trace there."""
+        with self._tracer.start_as_current_span(method, kind=self._trace.SpanKind.CLIENT) as span:
+            span.set_attribute("rpc.system", "grpc")
+            headers: dict[str, str] = {}
+            self._inject(headers)
+            yield headers
 
     @contextlib.contextmanager
     def _server_span(self, name: str, headers: dict[str, str]) -> Iterator[Any]:

@@ -10,7 +10,7 @@ One row per request, in `<root>/<day>/scores-<first ms>-<process>-<number>.parqu
 | timestamp_ms       | int64          | when the request was made: its own time, else the scorer's   |
 | candidates         | list of string | in request order                                             |
 | sequences          | list of uint64 | of the record that was read of each candidate, 0 = none      |
-| statuses           | list of uint8  | contracts.scores: ok, cold, missing                          |
+| statuses           | list of uint8  | contracts.scores: ok, cold, missing, default, encoded        |
 | scores             | list of float  | null where missing                                           |
 | behaviours         | list of string | those that the ranker read, newest last                      |
 | behaviour_sequences| list of uint64 | as `sequences`                                               |

@@ -189,6 +189,17 @@ class Store:
             out[chunk] = join_sequences(replies, f"space {space.id}", space.codec)
         return out
 
+    async def deleted(self, space: Space, item_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Whether each id's item is deleted, (K,): `fetch` does not tell these from absent ones."""
+        out = np.zeros(len(item_ids), bool)
+        for chunk in _chunks(len(item_ids)):
+            async with redis_errors(f"read space {space.id}"):
+                replies = await hget(self._redis, [_records(space)], keys.id_bytes(item_ids[chunk]))
+            _, found = join_records(replies, space.dtype, item_ids[chunk], f"space {space.id}")
+            out[chunk] = [reply is not None for reply in replies]
+            out[chunk] &= ~found
+        return out
+
     async def high_water(self) -> int:
         """The newest sequence ever committed to any space, u64; 0 where there was none.
 

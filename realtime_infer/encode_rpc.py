@@ -8,6 +8,7 @@ from typing import Any, cast
 import grpc.aio
 
 from contracts.errors import RepcenterError
+from contracts.rpc.items import item_of
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from doors.grpc_errors import Context, GrpcErrors
@@ -15,7 +16,7 @@ from doors.grpc_server import GrpcServer
 from doors.protection import Protection
 from realtime_infer.encode_metrics import EncodeMetrics
 from realtime_infer.encode_queue import EncodeQueue, ItemVectors
-from realtime_infer.rpc import item_of, refusal
+from realtime_infer.rpc import refusal
 from realtime_infer.settings import EncoderSettings
 
 SERVICE = "repcenter.v1.Encoder"

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, WithJsonSchema
 
-from contracts.errors import InvalidInput, TooLarge
-from contracts.images import MAX_IMAGE_BYTES
+from contracts.item_json import read_item
 from contracts.items import MAX_ID_BYTES, Item
 
-_TITLE = "title"
-_DATA = "data:"
-_BLANKS = {ord(c): None for c in " \t\r\n"}
 EXAMPLE: dict[str, JsonValue] = {
     "item_id": "heat-1995",
     "title": "Heat",
@@ -65,14 +59,7 @@ class ContentBody(BaseModel):
 
     def content(self, item_id: str, image: bytes | None = None) -> Item:
         """image: the picture, where it came beside the body. Raises InvalidInput or TooLarge."""
-        text = dict(self.text)
-        if self.title is not None and text.setdefault(_TITLE, self.title) != self.title:
-            raise InvalidInput(_TITLE, self.title, "differs from text.title")
-        if self.image is not None:
-            if image is not None:
-                raise InvalidInput("image", self.image[:64], "was given twice")
-            image = decode_base64(self.image)
-        return Item(item_id, text, self.attributes, *picture(image, self.image_url))
+        return read_item(item_id, self.title, self.text, self.attributes, self.image, self.image_url, image)
 
 
 class ItemBody(ContentBody):
@@ -140,31 +127,3 @@ def parse_delete(line: bytes) -> DeleteBody | None:
         return None
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False, include_context=False)) from error
-
-
-def picture(image: bytes | None, image_url: str | None) -> tuple[bytes | None, str | None]:
-    """The two fields of an item's picture, of which at most one is given; a data URI becomes bytes.
-
-    Raises InvalidInput or TooLarge.
-    """
-    if image_url is None or image_url[: len(_DATA)].lower() != _DATA:
-        return image, image_url
-    if image is not None:
-        raise InvalidInput("image_url", image_url[:64], "cannot be given together with image")
-    return decode_base64(image_url, "image_url"), None
-
-
-def decode_base64(image: str, field: str = "image") -> bytes:
-    """Base64 or a data URI -> the picture's bytes. Raises InvalidInput or TooLarge, both name the field."""
-    encoded = image
-    if image[: len(_DATA)].lower() == _DATA:
-        head, comma, encoded = image.partition(",")
-        if not comma or not head.lower().endswith(";base64"):
-            raise InvalidInput(field, image[:64], "must be a data URI in base64")
-    encoded = encoded.translate(_BLANKS)
-    if len(encoded) // 4 * 3 > MAX_IMAGE_BYTES + 3:
-        raise TooLarge(field, len(encoded) // 4 * 3, MAX_IMAGE_BYTES, "bytes")
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidInput(field, image[:64], "is neither base64 nor a data URI in base64") from error

@@ -11,7 +11,7 @@ import grpc.aio
 from contracts.errors import InvalidInput, RepcenterError
 from contracts.items import Item
 from contracts.problem import retry_after_s
-from contracts.rpc.columns import read_columns
+from contracts.rpc.items import item_of
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from doors.grpc_errors import Context, GrpcErrors
@@ -20,7 +20,6 @@ from doors.protection import Protection
 from realtime_infer.bulk import BulkOutcome, Bulks, Entry
 from realtime_infer.event_rpc import EVENTS_SERVICE, EventsService
 from realtime_infer.ingest import Ingest
-from realtime_infer.item_body import picture
 from realtime_infer.metrics import DoorMetrics
 from realtime_infer.push_status import PushState, PushStatus, Receipt
 from realtime_infer.settings import EncoderSettings
@@ -130,19 +129,6 @@ def item(request: pb.PushRequest) -> Item:
     if not request.HasField("item"):
         raise InvalidInput("item", None, "must be given")
     return item_of(request.item)
-
-
-def item_of(message: pb.Item) -> Item:
-    """InvalidInput where an attribute has no value."""
-    return Item(
-        message.item_id,
-        dict(message.text),
-        read_columns(message.attributes, "attributes"),
-        *picture(
-            message.image if message.HasField("image") else None,
-            message.image_url if message.HasField("image_url") else None,
-        ),
-    )
 
 
 def item_status(status: PushStatus) -> pb.ItemStatus:

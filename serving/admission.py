@@ -12,8 +12,9 @@ A row is one candidate or behaviour: a request of 2,000 candidates weighs as muc
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from contracts.errors import Overloaded
 from contracts.request import PRIORITIES, Priority
@@ -98,6 +99,20 @@ class Admission:
                 )
             self._runs += 1
             self._backlog_s[RANK[priority]] += run_s
+
+    @contextlib.contextmanager
+    def aside(self, run_s: float, priority: Priority = "normal") -> Iterator[None]:
+        """A run that was begun holds nobody up while it waits for something else itself."""
+        self._add(-run_s, priority)
+        try:
+            yield
+        finally:
+            self._add(run_s, priority)
+
+    def _add(self, run_s: float, priority: Priority) -> None:
+        with self._lock:
+            rank = RANK[priority]
+            self._backlog_s[rank] = max(0.0, self._backlog_s[rank] + run_s)
 
     def end(self, run_s: float, priority: Priority = "normal") -> None:
         """Count a run out: to be called once for each `begin` that was admitted."""

@@ -26,10 +26,15 @@ from param_server.score_files import ScoreFiles
 from param_server.server import links
 from param_server.settings import StoreSettings
 from param_server.store import Store
+from serving.brought import Brought
 from serving.cache_metrics import CacheCollector
 from serving.cached_rows import CachedRows
 from serving.capture import SlowRequests
 from serving.early_refusal import EarlyRefusal
+from serving.encode_metrics import EncodeMetrics
+from serving.encode_settings import EncodeSettings
+from serving.encoder_link import EncoderLink
+from serving.encoding import Encoding
 from serving.kernels import ranker_kernels
 from serving.listing import Listing
 from serving.live import LiveGenerations
@@ -65,6 +70,7 @@ async def open_scorer(
     store_settings: StoreSettings,
     door_settings: DoorSettings | None = None,
     tracing: Tracing | None = None,
+    encode_settings: EncodeSettings | None = None,
 ) -> AsyncIterator[RunningScorer]:
     """Open both doors, follow the generations; on leaving, finish what is in flight and close."""
     if store_settings.redis_url is None:
@@ -100,8 +106,16 @@ async def open_scorer(
         lag = LoopLag()
         closing.push_async_callback(cancel, asyncio.create_task(lag.run()))
         metrics.loop_lag.set_function(lag.seconds)
+        encode = encode_settings or EncodeSettings()
+        encoding: Encoding | None = None
+        if encode.encoder_target is not None:
+            link = EncoderLink(encode, tracing)
+            closing.push_async_callback(link.close)
+            encoding = Encoding(link, encode, EncodeMetrics(metrics.registry, lambda: link.given_up))
+            closing.push_async_callback(encoding.close)
+        brought = Brought(encoding, store.deleted)
         rows = cached.cache if cached else store
-        scorer = Scorer(rows, live, settings, metrics, behaviours, observers, lag.seconds)
+        scorer = Scorer(rows, live, settings, metrics, behaviours, observers, lag.seconds, brought=brought)
         closing.callback(scorer.close)
         listing, readiness = Listing(generations, live), Readiness(live, metrics)
 

@@ -74,7 +74,7 @@ def encode_capture(capture: Capture) -> bytes:
     fetched = capture.fetched
     head = orjson.dumps(
         {
-            "request": asdict(capture.request),
+            "request": _document(capture.request),
             "now_ms": capture.now_ms,
             "generation": capture.generation.to_bytes().decode(),
             "item_ids": capture.item_ids,
@@ -87,6 +87,14 @@ def encode_capture(capture: Capture) -> bytes:
     arrays = (fetched.records, fetched.found, fetched.id_rows, fetched.id_found, capture.scores)
     data = b"".join((_MAGIC, _SIZE.pack(len(head)), head, *(array.tobytes() for array in arrays)))
     return data + hashlib.sha256(data).digest()
+
+
+def _document(request: ScoreRequest) -> dict[str, Any]:
+    """What was to be encoded has been: its vectors and records are here, and pictures are no JSON."""
+    document = asdict(request)
+    for name in ("query_text", "query_image", "contents"):
+        del document[name]
+    return document
 
 
 def decode_capture(data: bytes, where: str) -> Capture:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -62,10 +62,17 @@ async def measure_drift(
     candidate: LoadedGeneration,
     recorded: Sequence[Recorded],
 ) -> Drift:
-    """Score recorded requests with both, one after the other, off the event loop. Raises Unavailable."""
+    """Score recorded requests with both, one after the other, off the event loop. Raises Unavailable.
+
+    Where they read different spaces, requests are scored without what was searched for.
+    """
     differences: list[Logits] = []
     correlations: list[float] = []
     scored = lost = 0
+    if (
+        serving.space.id != candidate.space.id
+    ):  # a query's vectors are of one space, and mean nothing in another
+        recorded = [replace(one, request=replace(one.request, query={})) for one in recorded]
     for one in recorded:
         old, new = await _logits(rows, serving, one), await _logits(rows, candidate, one)
         known = ~np.isnan(old)

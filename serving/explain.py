@@ -18,7 +18,7 @@ from contracts.errors import BrokenBundle, Conflict, DeadlineExceeded
 from contracts.explanation import Explanation, Weighed
 from contracts.features import item_inputs
 from contracts.onnx_model import OnnxModel
-from contracts.scores import COLD, OK
+from contracts.scores import COMPUTED
 from serving.admission import Admission
 from serving.loaded import LoadedGeneration
 from serving.scored import Scored
@@ -48,7 +48,7 @@ class Explanations:
         They count as many rows as candidates times behaviours. Raises Overloaded, DeadlineExceeded, Conflict
         where the generation's bundle explains nothing, BrokenBundle where the two graphs disagree.
         """
-        computed = np.isin(scored.scores.statuses, (OK, COLD))  # a default score has nothing to explain
+        computed = np.isin(scored.scores.statuses, COMPUTED)  # a default score has nothing to explain
         best = [i for i in scored.scores.top(len(computed)) if computed[i]][: scored.request.explain]
         if not best:
             return ()

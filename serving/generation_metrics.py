@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from contracts.scores import COLD, DEFAULT, MISSING, OK, Scores
+from contracts.scores import COMPUTED, STATUS_NAMES, Scores
 
 _LABELS = ["scene", "generation"]
-_RESULTS = ((OK, "ok"), (COLD, "cold"), (MISSING, "missing"), (DEFAULT, "default"))
+_RESULTS = tuple(enumerate(STATUS_NAMES))[1:]
 
 
 class GenerationMetrics:
@@ -26,7 +26,7 @@ class GenerationMetrics:
         )
         self.candidates = Counter(
             "repcenter_generation_candidates",
-            "Candidates by generation and result: ok, cold, missing.",
+            "Candidates by generation and result: ok, cold, missing, default, encoded.",
             [*_LABELS, "result"],
             registry=registry,
         )
@@ -52,10 +52,10 @@ class OneGeneration:
 
     def scored(self, scores: Scores) -> None:
         self._duration.observe(scores.timings.total_ms / 1e3)
-        counts = np.bincount(scores.statuses, minlength=DEFAULT + 1)
+        counts = np.bincount(scores.statuses, minlength=len(STATUS_NAMES))
         for series, (status, _) in zip(self._candidates, _RESULTS, strict=True):
             series.inc(int(counts[status]))
-        self._scores.inc(float(scores.scores[scores.statuses < MISSING].sum()))
+        self._scores.inc(float(scores.scores[np.isin(scores.statuses, COMPUTED)].sum()))
 
     def remove(self) -> None:
         self._metrics.duration.remove(*self._labels)

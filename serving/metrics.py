@@ -31,15 +31,16 @@ class Metrics:
         )
         stage = Histogram(
             "repcenter_stage_duration_seconds",
-            "Time of a score request by stage: queue, fetch, assemble, run.",
+            "Time of a score request by stage: queue, fetch, assemble, run; encode where it was asked for.",
             ["stage"],
             registry=self.registry,
             buckets=_BUCKETS_S,
         )
         self._stages = [stage.labels(name) for name in ("queue", "fetch", "assemble", "run")]
+        self._encode = stage.labels("encode")
         lookup = Counter(
             "repcenter_lookup_total",
-            "Candidates looked up, by result: ok, cold, missing.",
+            "Candidates looked up, by result: ok, cold, missing, default, encoded.",
             ["result"],
             registry=self.registry,
         )
@@ -114,6 +115,8 @@ class Metrics:
         t = scores.timings
         for stage, ms in zip(self._stages, (t.queue_ms, t.fetch_ms, t.assemble_ms, t.run_ms), strict=True):
             stage.observe(ms / 1e3)
+        if t.encode_ms:
+            self._encode.observe(t.encode_ms / 1e3)
         counts = np.bincount(scores.statuses, minlength=len(STATUS_NAMES))[1:].tolist()
         for counter, count in zip(self._lookups, counts, strict=True):
             counter.inc(count)

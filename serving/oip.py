@@ -12,6 +12,9 @@ row per request, and an empty string in `candidates` or `behaviours` fills a row
 | user, context    | BYTES    | likewise        | columns as a JSON object, empty = none             |
 | timestamp_ms     | INT64    | likewise        | when the request was made, -1 = now                |
 | query.<modality> | FP32     | (D) or (B, D)   | what was searched for, all 0 = nothing             |
+| query_text       | BYTES    | (1), (B), (B,1) | the same in words, empty = nothing                 |
+| query_image      | BYTES    | likewise        | as a picture (base64 in JSON), empty = nothing     |
+| contents         | BYTES    | likewise        | JSON object of contents by item id, empty = none   |
 
 | output   | datatype | shape         |                                                                |
 | -------- | -------- | ------------- | -------------------------------------------------------------- |
@@ -24,7 +27,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast, get_args
 
 import numpy as np
 import orjson
@@ -34,6 +37,7 @@ from contracts.items import AttributeValue
 from contracts.request import PRIORITIES, Behaviour, MissingPolicy, Priority, ScoreRequest
 from contracts.schema import FeatureSchema
 from contracts.scores import Scores
+from serving.content_json import read_contents
 from serving.early_refusal import PRIORITY
 from serving.live import LiveGenerations
 from serving.loaded import LoadedGeneration
@@ -51,7 +55,11 @@ _INPUTS = {
     "user": "BYTES",
     "context": "BYTES",
     "timestamp_ms": "INT64",
+    "query_text": "BYTES",
+    "query_image": "BYTES",
+    "contents": "BYTES",
 }
+PICTURES = frozenset({"query_image"})  # BYTES that are no text
 _OUTPUTS = {"scores": "FP32", "statuses": "UINT8"}
 
 Parameter = bool | int | float | str
@@ -169,6 +177,8 @@ def score_requests(call: InferCall, most: int) -> list[ScoreRequest]:
     contexts = [_columns(text, "context") for text in _single(tensors.get("context"), count)]
     times = _times(tensors.get("timestamp_ms"), count)
     queries = _queries(tensors, count)
+    texts, pictures = _single(tensors.get("query_text"), count), _pictures(tensors.get("query_image"), count)
+    contents = [read_contents(text, "contents") for text in _single(tensors.get("contents"), count)]
     missing, default_score = _missing(call.parameters)
     priority = _priority(call.parameters)
     return [
@@ -185,6 +195,9 @@ def score_requests(call: InferCall, most: int) -> list[ScoreRequest]:
             missing,
             default_score,
             priority=priority,
+            query_text=texts[b],
+            query_image=pictures[b],
+            contents=contents[b],
         )
         for b in range(count)
     ]
@@ -198,8 +211,7 @@ def _inputs(call: InferCall) -> dict[str, Tensor]:
 
 
 def _strings(tensor: Tensor) -> list[str]:
-    assert isinstance(tensor.values, list)  # `check_input` has seen its datatype
-    return tensor.values
+    return cast(list[str], tensor.values)  # `check_input` has seen its datatype
 
 
 def _numbers(tensor: Tensor) -> Numbers:
@@ -251,6 +263,14 @@ def _single(tensor: Tensor | None, count: int) -> list[str]:
         return [""] * count
     _check_single(tensor, count)
     return _strings(tensor)
+
+
+def _pictures(tensor: Tensor | None, count: int) -> list[bytes]:
+    """One picture per request, empty where none was given."""
+    if tensor is None:
+        return [b""] * count
+    _check_single(tensor, count)
+    return cast(list[bytes], tensor.values)
 
 
 def _times(tensor: Tensor | None, count: int) -> list[int | None]:
@@ -309,11 +329,11 @@ def _deadline_s(parameters: Mapping[str, object]) -> float | None:
 
 def _missing(parameters: Mapping[str, object]) -> tuple[MissingPolicy, float | None]:
     policy, score = parameters.get("missing", "mask"), parameters.get("default_score")
-    if policy != "mask" and policy != "fail":
-        raise InvalidInput("parameters.missing", policy, "must be mask or fail")
+    if policy not in get_args(MissingPolicy):
+        raise InvalidInput("parameters.missing", policy, f"must be one of {list(get_args(MissingPolicy))}")
     if isinstance(score, bool) or not isinstance(score, int | float | None):
         raise InvalidInput("parameters.default_score", score, "must be a probability")
-    return ("mask" if policy == "mask" else "fail"), score
+    return cast(MissingPolicy, policy), score
 
 
 def _priority(parameters: Mapping[str, object]) -> Priority:
@@ -351,6 +371,8 @@ def _answer(call: InferCall, candidates: Tensor, answers: Sequence[Scores]) -> I
             "behaviours_asked": sum(c.behaviours_asked for c in found),
             "behaviours_found": sum(c.behaviours_found for c in found),
             "stale": any(c.stale for c in found),
+            "encoded": sum(c.encoded for c in found),
+            "encode_failed": sum(c.encode_failed for c in found),
         },
         [Tensor(name, _OUTPUTS[name], candidates.shape, values[name]) for name in (call.outputs or _OUTPUTS)],
     )

@@ -16,7 +16,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 
 from contracts.errors import InvalidInput
-from serving.oip import InferAnswer, InferCall, ModelInfo, check_input
+from contracts.item_json import decode_base64
+from serving.oip import PICTURES, InferAnswer, InferCall, ModelInfo, check_input
 from serving.tensors import Tensor, bytes_of_values, tensor, values_of_bytes, values_of_json
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -62,7 +63,8 @@ class InferBody:
         dict[str, Any],
         Field(
             description="`timeout` (microseconds) or `deadline_ms`: answer within this time or with 504; "
-            "`binary_data_output`: all outputs as bytes. Others are passed over."
+            "`missing` (mask, fail, encode) and `default_score`; `binary_data_output`: all outputs as bytes. "
+            "Others are passed over."
         ),
     ] = field(default_factory=dict)
     outputs: Annotated[list[RequestOutput], FailFast(), Field(description="None given: all of them.")] = (
@@ -147,13 +149,16 @@ def _input(given: RequestInput, body: bytes, at: int) -> tuple[Tensor, int]:
         if given.data is None:
             raise InvalidInput(given.name, None, "has neither data nor binary_data_size")
         values = values_of_json(given.name, given.datatype, given.data)
+        if given.name in PICTURES:
+            values = [decode_base64(str(value), given.name) if value else b"" for value in values]
     else:
         where = f"{given.name}.parameters.binary_data_size"
         if given.data is not None:
             raise InvalidInput(where, size, "cannot be given together with data")
         if type(size) is not int or not 0 <= size <= len(body) - at:
             raise InvalidInput(where, size, f"must be at most the {len(body) - at} bytes that follow")
-        values = values_of_bytes(given.name, given.datatype, body[at : at + size])
+        text = given.name not in PICTURES
+        values = values_of_bytes(given.name, given.datatype, body[at : at + size], text=text)
         at += size
     return tensor(given.name, given.datatype, given.shape, values), at
 

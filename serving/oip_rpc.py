@@ -18,6 +18,7 @@ from doors.grpc_errors import Context, GrpcErrors
 from serving.metrics import Metrics
 from serving.oip import (
     EXTENSIONS,
+    PICTURES,
     PLATFORM,
     InferAnswer,
     InferCall,
@@ -150,12 +151,14 @@ def _tensor(given: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> 
     elif given.HasField("contents"):
         raise InvalidInput(f"{given.name}.contents", "given", "cannot be together with raw_input_contents")
     else:
-        values = values_of_bytes(given.name, given.datatype, raw)
+        values = values_of_bytes(given.name, given.datatype, raw, text=given.name not in PICTURES)
     return tensor(given.name, given.datatype, given.shape, values)
 
 
 def _values(given: pb.ModelInferRequest.InferInputTensor) -> Values:
     contents = given.contents
+    if given.datatype == "BYTES" and given.name in PICTURES:
+        return list(contents.bytes_contents)
     if given.datatype == "BYTES":
         return decoded(given.name, contents.bytes_contents)
     typed = contents.int64_contents if given.datatype == "INT64" else contents.fp32_contents

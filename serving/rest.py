@@ -78,8 +78,8 @@ def create_rest(
     )
     async def score(request: Request) -> Response:
         """Scores come back in the order of the candidates, with a status each: `ok` (the item's content
-        was found), `cold` (its ID row alone), `missing` (neither: the score is null) or `default` (neither:
-        the score is the request's default)."""
+        was found), `cold` (its ID row alone), `missing` (neither: the score is null), `default` (neither:
+        the score is the request's default) or `encoded` (with the content that the request brought)."""
         began = time.perf_counter()
         outcome = "internal"
         try:
@@ -118,7 +118,7 @@ def create_rest(
         """Answers come back in the order of the requests: what POST /v1/score says of one, or its problem.
         One that is refused stops no other."""
         bodies = parse_many(await read_body(request, max_body_bytes))
-        asked = [body if isinstance(body, RepcenterError) else _asked(body) for body in bodies]
+        asked = [_asked_or_not(body) for body in bodies]
         try:
             outcomes = await while_connected(request, score_many(scorer, metrics, "http", asked))
         except ClientDisconnect:
@@ -146,3 +146,11 @@ def create_rest(
 def _asked(body: ScoreBody) -> Asked:
     deadline_s = None if body.deadline_ms is None else body.deadline_ms / 1e3
     return Asked(body.request(), deadline_s, body.generation)
+
+
+def _asked_or_not(body: ScoreBody | RepcenterError) -> Asked | RepcenterError:
+    """One of many that cannot be asked is refused alone."""
+    try:
+        return body if isinstance(body, RepcenterError) else _asked(body)
+    except RepcenterError as error:
+        return error

@@ -6,15 +6,18 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import grpc.aio
 
 from contracts.errors import InvalidInput, RepcenterError
 from contracts.explanation import Explanation
+from contracts.items import Item
 from contracts.problem import retry_after_s
 from contracts.request import PRIORITIES, Behaviour, MissingPolicy, Priority, ScoreRequest
 from contracts.rpc.columns import read_columns
+from contracts.rpc.items import item_of
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from contracts.scores import Scores
@@ -24,6 +27,7 @@ from doors.protection import Protection
 from doors.tracing import Tracing
 from serving import oip_rpc
 from serving.admission import RANK
+from serving.content_json import place
 from serving.listing import Listing
 from serving.many import Asked, score_many
 from serving.metrics import Metrics
@@ -36,6 +40,7 @@ MISSING_POLICIES: dict[int, MissingPolicy] = {
     pb.MISSING_POLICY_UNSPECIFIED: "mask",
     pb.MISSING_POLICY_MASK: "mask",
     pb.MISSING_POLICY_FAIL: "fail",
+    pb.MISSING_POLICY_ENCODE: "encode",
 }
 _PRIORITIES: dict[int, Priority] = {
     pb.REQUEST_PRIORITY_UNSPECIFIED: "normal",
@@ -141,7 +146,7 @@ def scorer_server(
 def score_request(message: pb.ScoreRequest) -> ScoreRequest:
     """The message as a ScoreRequest; an empty scene means "default".
 
-    InvalidInput names a column without a value.
+    InvalidInput, TooLarge name a column without a value, or an item whose picture cannot be used.
     """
     return ScoreRequest(
         candidates=list(message.candidates),
@@ -160,7 +165,16 @@ def score_request(message: pb.ScoreRequest) -> ScoreRequest:
         default_score=message.default_score if message.HasField("default_score") else None,
         explain=message.explain,
         priority=_priority(message.priority),
+        query_text=message.query_text,
+        query_image=message.query_image,
+        contents={item_id: _content(item_id, item) for item_id, item in message.contents.items()},
     )
+
+
+def _content(item_id: str, message: pb.Item) -> Item:
+    """Its own id may be left out."""
+    item = item_of(message, place(item_id))
+    return item if item.item_id else replace(item, item_id=item_id)
 
 
 def _priority(number: int) -> Priority:
@@ -228,6 +242,8 @@ def score_response(
             columns_found=c.columns_found,
             behaviours_source=SOURCES[c.behaviours_source],
             stale=c.stale,
+            encoded=c.encoded,
+            encode_failed=c.encode_failed,
         ),
         timings=pb.Timings(
             queue_ms=t.queue_ms,
@@ -235,6 +251,7 @@ def score_response(
             assemble_ms=t.assemble_ms,
             run_ms=t.run_ms,
             total_ms=t.total_ms,
+            encode_ms=t.encode_ms,
         ),
         request_id=scores.request_id,
         top=[]

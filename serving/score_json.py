@@ -11,11 +11,20 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 
 from contracts.explanation import MAX_EXPLAINED
-from contracts.request import MAX_CANDIDATES, Behaviour, MissingPolicy, Priority, ScoreRequest
+from contracts.item_json import decode_base64
+from contracts.request import (
+    MAX_CANDIDATES,
+    MAX_CONTENTS,
+    Behaviour,
+    MissingPolicy,
+    Priority,
+    ScoreRequest,
+)
 from contracts.scores import Scores, Source
+from serving.content_json import Column, ContentBody, contents_of
 
 EXAMPLE_BODY: dict[str, Any] = {
     "scene": "default",
@@ -48,19 +57,13 @@ EXAMPLE_ANSWER: dict[str, Any] = {
         "columns_found": 3,
         "behaviours_source": "request",
         "stale": False,
+        "encoded": 0,
+        "encode_failed": 0,
     },
-    "timings_ms": {"queue": 0.02, "fetch": 0.41, "assemble": 0.22, "run": 1.9, "total": 2.6},
+    "timings_ms": {"queue": 0.02, "fetch": 0.41, "assemble": 0.22, "run": 1.9, "total": 2.6, "encode": 0.0},
     "top": [{"item_id": "film-50", "position": 0, "score": 0.412}],
     "explanations": None,
 }
-
-
-Column = Annotated[
-    Any,  # contracts.items.check_attributes says what is wrong with it
-    WithJsonSchema(
-        {"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "array", "items": {"type": "string"}}]}
-    ),
-]
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,8 @@ class ScoreBody:
         MissingPolicy,
         Field(
             description="What becomes of candidates that are known by neither content nor ID row: `mask`, "
-            "they have no score; `fail`, 404 that names the first of them."
+            "they have no score; `fail`, 404 that names the first of them; `encode`, items without content "
+            "are encoded from `contents` (status `encoded`), and what remains is masked."
         ),
     ] = "mask"
     default_score: Annotated[
@@ -153,6 +157,30 @@ class ScoreBody:
             ge=0, le=1, description="The score of masked ones, whose status is then `default`; absent: none."
         ),
     ] = None
+    query_text: Annotated[
+        str,
+        Field(
+            description="What was searched for in words, encoded on the way; empty: nothing. Where `query` "
+            "has a vector of a modality, that one counts.",
+            examples=["a thief and a detective"],
+        ),
+    ] = ""
+    query_image: Annotated[
+        str,
+        Field(
+            description="What was searched for as a picture (JPEG, PNG, WebP, GIF, BMP, TIFF) in base64 or "
+            "as a data URI, likewise."
+        ),
+    ] = ""
+    contents: Annotated[
+        dict[str, ContentBody],
+        Field(
+            description="With missing: encode, what candidates and behaviours of this request look like and "
+            f"say, by their ids, at most {MAX_CONTENTS} unless configured. Those without a content record "
+            "are encoded on the way.",
+            examples=[{"film-new": {"title": "Heat", "attributes": {"year": 1995}}}],
+        ),
+    ] = field(default_factory=dict)
 
     priority: Annotated[
         Priority,
@@ -160,6 +188,7 @@ class ScoreBody:
     ] = "normal"
 
     def request(self) -> ScoreRequest:
+        """InvalidInput, TooLarge name what is no picture in base64."""
         return ScoreRequest(
             self.candidates,
             self.behaviours,
@@ -174,17 +203,22 @@ class ScoreBody:
             self.default_score,
             self.explain,
             self.priority,
+            self.query_text,
+            decode_base64(self.query_image, "query_image") if self.query_image else b"",
+            contents_of(self.contents) if self.contents else {},
         )
 
 
 class TimingsMs(BaseModel):
-    """Milliseconds per stage; queue: waiting for a free worker."""
+    """Milliseconds per stage; queue: waiting for a free worker; encode: what the request brought, 0 where no
+    encoder was asked."""
 
     queue: float
     fetch: float
     assemble: float
     run: float
     total: float
+    encode: float
 
 
 class CompletenessAnswer(BaseModel):
@@ -198,6 +232,8 @@ class CompletenessAnswer(BaseModel):
     columns_found: Annotated[int, Field(description="Those of them that the request gave.")]
     behaviours_source: Source
     stale: Annotated[bool, Field(description="From cached rows of any age: the tables did not answer.")]
+    encoded: Annotated[int, Field(description="Items that were encoded from the request's contents.")]
+    encode_failed: Annotated[int, Field(description="Those that could not be; they stay as they were.")]
 
 
 class TopItem(BaseModel):
@@ -250,7 +286,7 @@ class ScoreAnswer(BaseModel):
     generation: str
     request_id: str
     scores: list[float | None]
-    statuses: list[Literal["ok", "cold", "missing", "default"]]
+    statuses: list[Literal["ok", "cold", "missing", "default", "encoded"]]
     completeness: CompletenessAnswer
     timings_ms: TimingsMs
     top: list[TopItem] | None
@@ -289,6 +325,7 @@ def score_answer(scores: Scores, candidates: list[str], top_k: int | None) -> by
             "assemble": round(timings.assemble_ms, 3),
             "run": round(timings.run_ms, 3),
             "total": round(timings.total_ms, 3),
+            "encode": round(timings.encode_ms, 3),
         },
         "top": None
         if top_k is None
@@ -305,14 +342,16 @@ def server_timing(scores: Scores) -> str:
     t = scores.timings
     return (
         f"queue;dur={t.queue_ms:.3f}, fetch;dur={t.fetch_ms:.3f}, assemble;dur={t.assemble_ms:.3f}, "
-        f"run;dur={t.run_ms:.3f}, total;dur={t.total_ms:.3f}"
+        f"run;dur={t.run_ms:.3f}, total;dur={t.total_ms:.3f}, encode;dur={t.encode_ms:.3f}"
     )
 
 
 def score_body_schema() -> dict[str, Any]:
     """The JSON schema of a body, from the same adapter that validates; without references."""
     schema = _ADAPTER.json_schema()
-    schema["properties"]["behaviours"]["items"] = schema.pop("$defs")["Behaviour"]
+    parts = schema.pop("$defs")
+    schema["properties"]["behaviours"]["items"] = parts["Behaviour"]
+    schema["properties"]["contents"]["additionalProperties"] = parts["ContentBody"]
     return schema
 
 

@@ -1,5 +1,7 @@
 """A score request in, scores out: admission -> pin -> assemble -> one fetch -> one run in a worker thread.
 
+What a request brings to be encoded is asked for between fetch and run (serving.brought).
+
 Scorer knows neither HTTP nor gRPC. It never guesses a score: an item without record and ID row is
 MISSING and its score NaN, or the default that the request gives.
 """
@@ -10,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +28,7 @@ from param_server.store import Fetched, Store
 from serving.admission import Admission
 from serving.batcher import Batcher, Computed, Job
 from serving.behaviours import with_stored
+from serving.brought import Brought, brings
 from serving.explain import Explanations
 from serving.live import LiveGenerations
 from serving.loaded import LoadedGeneration
@@ -47,16 +51,21 @@ class Scorer:
         behaviours: Behaviours | None = None,
         observers: Sequence[Observer] = (),
         lag_s: Callable[[], float] = lambda: 0.0,
+        *,
+        brought: Brought,
     ) -> None:
         """observers: called with each answered request on the event loop; they neither wait nor raise.
-        lag_s: how late the event loop is now."""
+        lag_s: how late the event loop is now. brought: encodes what requests bring."""
         self._ids = RequestIds()
         self._observers = observers
+        self._brought = brought
         self._rows = rows
         self._behaviours = behaviours
         self._live = live
         self._default_deadline_s = settings.default_deadline_ms / 1e3
-        self.limits = Limits(settings.max_candidates, settings.max_behaviours, settings.max_requests)
+        self.limits = Limits(
+            settings.max_candidates, settings.max_behaviours, settings.max_requests, settings.max_contents
+        )
         self._metrics = metrics
         self.admission = Admission(
             settings.max_concurrent_rows, settings.workers, settings.max_wait_ms / 1e3, lag_s
@@ -111,9 +120,15 @@ class Scorer:
                 fetched = await self._rows.fetch(loaded.space, loaded.id_table, assembled.item_ids)
                 if task is not None and task.cancelling():  # swallowed by `wait_for` before Python 3.12
                     raise asyncio.CancelledError
-                refuse_missing(request, assembled, fetched)
                 fetched_at = time.perf_counter()
-                job = Job(loaded, assembled, fetched, began + limit_s, priority, fetched_at)
+                waits = self.admission.aside(predicted_s, priority) if brings(request) else nullcontext()
+                with waits:
+                    resolved = await self._brought.resolve(
+                        request, loaded, assembled, fetched, began + limit_s, predicted_s
+                    )
+                request, assembled, fetched = resolved.request, resolved.assembled, resolved.fetched
+                refuse_missing(request, assembled, fetched)
+                job = Job(loaded, assembled, fetched, began + limit_s, priority)
                 work = self.batcher.submit(job)
                 computed = await asyncio.wrap_future(work)
         except TimeoutError as error:
@@ -124,6 +139,7 @@ class Scorer:
             loaded.run_time.observe(*computed.size, computed.assemble_s + computed.run_s)
             self._metrics.ran(computed.requests)
         scores, statuses, completeness = _mark(loaded, assembled, fetched, computed.scores)
+        statuses, completeness = resolved.mark(statuses, completeness)
         scores, statuses = fill_missing(request, scores, statuses)
         if stored:
             completeness = replace(completeness, behaviours_source="stored")
@@ -141,6 +157,7 @@ class Scorer:
                 assemble_ms=(assembled_at - read_at + asked_at - began + computed.assemble_s) * 1e3,
                 run_ms=computed.run_s * 1e3,
                 total_ms=(time.perf_counter() - began) * 1e3,
+                encode_ms=resolved.encode_s * 1e3,
             ),
             request.request_id or "",
         )

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.onnx_model import Device
-from contracts.request import MAX_BEHAVIOURS, MAX_CANDIDATES, MAX_REQUESTS
+from contracts.request import MAX_BEHAVIOURS, MAX_CANDIDATES, MAX_CONTENTS, MAX_REQUESTS
 
 
 class ScorerSettings(BaseSettings):
@@ -54,6 +54,13 @@ class ScorerSettings(BaseSettings):
     )
     max_requests: int = Field(
         default=MAX_REQUESTS, ge=1, le=1_024, description="Score requests in one call; more is 413."
+    )
+    max_contents: int = Field(
+        default=MAX_CONTENTS,
+        ge=0,
+        le=1_024,
+        description="Items whose content one request may bring to be encoded; more is 413. At most the "
+        "encoder's REPCENTER_MAX_ENCODE_REQUEST.",
     )
     max_concurrent_rows: int = Field(
         default=20_000,

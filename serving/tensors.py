@@ -18,12 +18,12 @@ DTYPES = {"INT64": "<i8", "FP32": "<f4", "UINT8": "|u1"}
 _LENGTH_BYTES = 4
 
 Numbers = npt.NDArray[np.generic]
-Values = list[str] | Numbers
+Values = list[str] | list[bytes] | Numbers
 
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """values: flat, row by row; strings for BYTES, else an array of DTYPES."""
+    """values: flat, row by row; strings for BYTES, bytes where they are no text; else an array of DTYPES."""
 
     name: str
     datatype: str
@@ -66,10 +66,10 @@ def _numbers(name: str, datatype: str, flat: Sequence[object]) -> Numbers:
         return found.astype(wanted)
 
 
-def values_of_bytes(name: str, datatype: str, raw: bytes) -> Values:
-    """Raw bytes to flat values. Raises InvalidInput that names the tensor."""
+def values_of_bytes(name: str, datatype: str, raw: bytes, *, text: bool = True) -> Values:
+    """Raw bytes to flat values; text: BYTES become strings. Raises InvalidInput that names the tensor."""
     if datatype == "BYTES":
-        return decoded(name, _elements(name, raw))
+        return decoded(name, _elements(name, raw)) if text else _elements(name, raw)
     wanted = np.dtype(DTYPES[datatype])
     if len(raw) % wanted.itemsize:
         raise InvalidInput(name, len(raw), f"bytes are no whole number of {datatype}")
@@ -100,6 +100,6 @@ def _elements(name: str, raw: bytes) -> list[bytes]:
 def bytes_of_values(values: Values) -> bytes:
     """The raw bytes of `values_of_bytes`."""
     if isinstance(values, list):
-        elements = [value.encode() for value in values]
+        elements = [value.encode() if isinstance(value, str) else value for value in values]
         return b"".join(len(e).to_bytes(_LENGTH_BYTES, "little") + e for e in elements)
     return values.tobytes()

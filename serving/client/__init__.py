@@ -8,10 +8,11 @@ Imports contracts only. `score_body`, `read_scores`, `score_message` and `read_s
 wire formats by themselves, for drivers with another event loop.
 """
 
+from contracts.rpc.items import item_message
 from serving.client.credentials import Credentials
 from serving.client.errors import grpc_error, http_error
 from serving.client.http import HttpClient
-from serving.client.items import ItemStatus, Receipt, item_body, item_message, item_path
+from serving.client.items import ItemStatus, Receipt, item_body, item_path
 from serving.client.rpc import GrpcClient
 from serving.client.scores import read_score_message, read_scores, score_body, score_message
 

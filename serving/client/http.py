@@ -8,6 +8,7 @@ from typing import Self
 import httpx
 import orjson
 
+from contracts.encoded import EncodedItems
 from contracts.errors import DeadlineExceeded, RepcenterError, Unavailable
 from contracts.events import Appended, Event, Forgotten
 from contracts.items import Item
@@ -15,6 +16,7 @@ from contracts.listing import GenerationInfo, GenerationList, SceneInfo
 from contracts.request import ScoreRequest
 from contracts.scores import Scores
 from serving.client.credentials import Credentials
+from serving.client.encoded import encode_body, read_encoded
 from serving.client.errors import http_error
 from serving.client.items import ItemStatus, Receipt, item_body, item_path, read_outcomes
 from serving.client.scores import many_body, read_many, read_scores, score_body
@@ -24,8 +26,8 @@ _HTTP_MARGIN_S = 0.5  # the server answers a missed deadline itself; this is for
 
 
 class HttpClient:
-    """One door over HTTP: the scorer's (score, generations) or the write door's (push, delete, status,
-    append, forget)."""
+    """One door over HTTP: the scorer's (score, generations), the write door's (push, delete, status,
+    append, forget) or an encoder's (encode)."""
 
     def __init__(
         self,
@@ -72,6 +74,14 @@ class HttpClient:
         limit_s = self._deadline_s if deadline_s is None else deadline_s
         body = many_body(requests, deadline_s=limit_s, generation=generation)
         return read_many(await self._call("POST", "/v1/score/many", body, limit_s + _HTTP_MARGIN_S))
+
+    async def encode(
+        self, items: Sequence[Item], *, records: bool = False, deadline_s: float | None = None
+    ) -> EncodedItems:
+        """Vectors at once, of an encoder; records: also what a push would store. The items' ids stay here."""
+        limit_s = self._deadline_s if deadline_s is None else deadline_s
+        body = encode_body(items, records=records, deadline_s=limit_s)
+        return read_encoded(await self._call("POST", "/v1/encode", body, limit_s + _HTTP_MARGIN_S))
 
     async def generations(self) -> GenerationList:
         document = orjson.loads(await self._call("GET", "/v1/generations"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 import orjson
@@ -11,8 +12,6 @@ import orjson
 from contracts.errors import RepcenterError, Unavailable
 from contracts.items import Item
 from contracts.problem import error_of
-from contracts.rpc.columns import column_messages
-from contracts.rpc.v1 import repcenter_pb2 as pb
 
 
 @dataclass(frozen=True)
@@ -39,16 +38,18 @@ class ItemStatus:
 
 def item_body(item: Item, key: str | None = None) -> bytes:
     """The JSON of POST /v1/items. key: for idempotency."""
-    return orjson.dumps(
-        {
-            "item_id": item.item_id,
-            "text": dict(item.text),
-            "attributes": dict(item.attributes),
-            "image": None if item.image is None else base64.b64encode(item.image).decode(),
-            **({} if item.image_url is None else {"image_url": item.image_url}),
-            **({} if key is None else {"idempotency_key": key}),
-        }
-    )
+    named = {} if key is None else {"idempotency_key": key}
+    return orjson.dumps({"item_id": item.item_id, **content_document(item), **named})
+
+
+def content_document(item: Item) -> dict[str, Any]:
+    """What the item looks like and says, as every door's JSON has it."""
+    return {
+        "text": dict(item.text),
+        "attributes": dict(item.attributes),
+        "image": None if item.image is None else base64.b64encode(item.image).decode(),
+        **({} if item.image_url is None else {"image_url": item.image_url}),
+    }
 
 
 def read_outcomes(body: bytes, count: int) -> list[Receipt | RepcenterError]:
@@ -69,13 +70,3 @@ def read_outcomes(body: bytes, count: int) -> list[Receipt | RepcenterError]:
 def item_path(item_id: str) -> str:
     """The path of one item; dots are encoded too, or ids such as ".." would be resolved away."""
     return "/v1/items/" + quote(item_id, safe="").replace(".", "%2E")
-
-
-def item_message(item: Item) -> pb.Item:
-    return pb.Item(
-        item_id=item.item_id,
-        text=item.text,
-        attributes=column_messages(item.attributes),
-        image=item.image,
-        image_url=item.image_url,
-    )

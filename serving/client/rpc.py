@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Self, cast
 
 import grpc.aio
 
+from contracts.encoded import EncodedItems
 from contracts.errors import RepcenterError
 from contracts.events import Appended, Event, Forgotten
 from contracts.items import Item
 from contracts.listing import GenerationInfo, GenerationList, SceneInfo
 from contracts.request import ScoreRequest
+from contracts.rpc.items import item_message
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.rpc.v1 import repcenter_pb2_grpc as pb_grpc
 from contracts.scores import Scores
 from serving.client.credentials import Credentials
+from serving.client.encoded import read_encoded_message
 from serving.client.errors import grpc_error
-from serving.client.items import ItemStatus, Receipt, item_message
+from serving.client.items import ItemStatus, Receipt
 from serving.client.scores import read_many_message, read_score_message, score_message
 
 DEFAULT_DEADLINE_S = 5.0
@@ -34,19 +37,21 @@ class GrpcClient:
         deadline_s: float = DEFAULT_DEADLINE_S,
         credentials: Credentials | None = None,
         tls: bool = False,
+        options: Sequence[tuple[str, int]] = (),
     ) -> None:
-        """InvalidInput where a file of the credentials cannot be read."""
+        """options: of the gRPC channel. InvalidInput where a file of the credentials cannot be read."""
         shown = credentials or Credentials()
         self._deadline_s = deadline_s
         self._metadata = tuple(shown.headers.items())
         self._channel = (
-            grpc.aio.secure_channel(target, shown.channel_credentials())
+            grpc.aio.secure_channel(target, shown.channel_credentials(), options)
             if tls
-            else grpc.aio.insecure_channel(target)
+            else grpc.aio.insecure_channel(target, options)
         )
         self._scorer = cast(Any, pb_grpc.ScorerStub)(self._channel)
         self._items = cast(Any, pb_grpc.ItemsStub)(self._channel)
         self._events = cast(Any, pb_grpc.EventsStub)(self._channel)
+        self._encoder = cast(Any, pb_grpc.EncoderStub)(self._channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -75,6 +80,19 @@ class GrpcClient:
         """Each request's answer or error, in order; raises what refuses all of them."""
         message = pb.ScoreManyRequest(requests=[score_message(request, generation) for request in requests])
         return read_many_message(await self._call(self._scorer.ScoreMany, message, deadline_s))
+
+    async def encode(
+        self,
+        items: Sequence[Item],
+        *,
+        records: bool = False,
+        deadline_s: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> EncodedItems:
+        """Vectors at once, of an encoder; records: also what a push would store. metadata: of the call."""
+        message = pb.EncodeRequest(items=[item_message(item) for item in items], records=records)
+        answer = await self._call(self._encoder.Encode, message, deadline_s, tuple((metadata or {}).items()))
+        return read_encoded_message(answer)
 
     async def generations(self) -> GenerationList:
         listed = await self._call(self._scorer.ListGenerations, pb.ListGenerationsRequest())
@@ -113,9 +131,15 @@ class GrpcClient:
         r = await self._call(self._events.Forget, pb.ForgetUserRequest(user_id=user_id))
         return Forgotten(r.user_id, r.behaviours, r.forgotten_ms)
 
-    async def _call(self, method: Any, message: Any, deadline_s: float | None = None) -> Any:
+    async def _call(
+        self,
+        method: Any,
+        message: Any,
+        deadline_s: float | None = None,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> Any:
         try:
             timeout_s = self._deadline_s if deadline_s is None else deadline_s
-            return await method(message, timeout=timeout_s, metadata=self._metadata)
+            return await method(message, timeout=timeout_s, metadata=self._metadata + metadata)
         except grpc.aio.AioRpcError as error:
             raise grpc_error(error) from error

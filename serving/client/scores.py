@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,16 @@ from contracts.explanation import Explanation, Weighed
 from contracts.problem import error_of
 from contracts.request import MissingPolicy, Priority, ScoreRequest
 from contracts.rpc.columns import column_messages
+from contracts.rpc.items import item_message
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.scores import STATUS_NAMES, Completeness, Scores, Timings
+from serving.client.encoded import refusal
+from serving.client.items import content_document
 
 _POLICIES: dict[MissingPolicy, pb.MissingPolicy] = {
     "mask": pb.MISSING_POLICY_MASK,
     "fail": pb.MISSING_POLICY_FAIL,
+    "encode": pb.MISSING_POLICY_ENCODE,
 }
 _PRIORITIES: dict[Priority, pb.RequestPriority] = {
     "low": pb.REQUEST_PRIORITY_LOW,
@@ -55,9 +60,18 @@ def score_body(
             "explain": request.explain,
             # a body that names none can be refused unread
             **({} if request.priority == "normal" else {"priority": request.priority}),
+            **_brought(request),
         },
         option=orjson.OPT_SERIALIZE_NUMPY,
     )
+
+
+def _brought(request: ScoreRequest) -> dict[str, Any]:
+    """What is to be encoded, where there is something."""
+    image = base64.b64encode(request.query_image).decode()
+    contents = {item_id: content_document(item) for item_id, item in request.contents.items()}
+    given = {"query_text": request.query_text, "query_image": image, "contents": contents}
+    return {name: value for name, value in given.items() if value}
 
 
 def read_scores(body: bytes) -> Scores:
@@ -110,6 +124,9 @@ def score_message(request: ScoreRequest, generation: str | None = None) -> pb.Sc
         default_score=request.default_score,
         explain=request.explain,
         priority=_PRIORITIES[request.priority],
+        query_text=request.query_text,
+        query_image=request.query_image,
+        contents={item_id: item_message(item) for item_id, item in request.contents.items()},
     )
 
 
@@ -117,14 +134,9 @@ def read_many_message(message: pb.ScoreManyResponse) -> list[Scores | RepcenterE
     return [
         read_score_message(outcome.answer, explained=bool(outcome.answer.explanations))
         if outcome.HasField("answer")
-        else _refusal(outcome.refusal)
+        else refusal(outcome.refusal)
         for outcome in message.outcomes
     ]
-
-
-def _refusal(message: pb.Refusal) -> RepcenterError:
-    wait_s = message.retry_after_ms / 1e3 if message.HasField("retry_after_ms") else None
-    return error_of({"type": f":{message.code}", "detail": message.detail}, wait_s)
 
 
 def read_score_message(message: pb.ScoreResponse, *, explained: bool = False) -> Scores:
@@ -144,8 +156,10 @@ def read_score_message(message: pb.ScoreResponse, *, explained: bool = False) ->
             c.columns_found,
             behaviours_source="stored" if c.behaviours_source == pb.BEHAVIOUR_SOURCE_STORED else "request",
             stale=c.stale,
+            encoded=c.encoded,
+            encode_failed=c.encode_failed,
         ),
-        Timings(t.queue_ms, t.fetch_ms, t.assemble_ms, t.run_ms, t.total_ms),
+        Timings(t.queue_ms, t.fetch_ms, t.assemble_ms, t.run_ms, t.total_ms, t.encode_ms),
         message.request_id,
         tuple(_explained(e) for e in message.explanations) if explained else None,
     )

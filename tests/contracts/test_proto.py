@@ -43,6 +43,9 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "default_score": (13, "optional float"),
         "explain": (14, "uint32"),
         "priority": (18, "RequestPriority"),
+        "query_text": (15, "string"),
+        "query_image": (16, "bytes"),
+        "contents": (17, "map<string, Item>"),
     },
     "Vector": {"values": (1, "repeated float")},
     "Weighed": {"item_id": (1, "string"), "age": (2, "uint32"), "value": (3, "double")},
@@ -68,6 +71,8 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "candidates_found": (4, "uint32"),
         "columns_asked": (5, "uint32"),
         "columns_found": (6, "uint32"),
+        "encoded": (7, "uint32"),
+        "encode_failed": (8, "uint32"),
         "behaviours_source": (20, "BehaviourSource"),
         "stale": (21, "bool"),
     },
@@ -77,6 +82,7 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "assemble_ms": (3, "double"),
         "run_ms": (4, "double"),
         "total_ms": (5, "double"),
+        "encode_ms": (6, "double"),
     },
     "ScoreResponse": {
         "scene": (1, "string"),
@@ -177,9 +183,9 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     },
 }
 ENUMS = {
-    "CandidateStatus": ["UNSPECIFIED", "OK", "COLD", "MISSING", "DEFAULT"],
+    "CandidateStatus": ["UNSPECIFIED", "OK", "COLD", "MISSING", "DEFAULT", "ENCODED"],
     "RequestPriority": ["UNSPECIFIED", "LOW", "NORMAL", "HIGH"],
-    "MissingPolicy": ["UNSPECIFIED", "MASK", "FAIL"],
+    "MissingPolicy": ["UNSPECIFIED", "MASK", "FAIL", "ENCODE"],
     "BehaviourSource": ["UNSPECIFIED", "REQUEST", "STORED"],
     "ItemState": ["UNSPECIFIED", "QUEUED", "ENCODING", "SCOREABLE", "DELETED", "DEAD"],
 }

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 from contracts.errors import InvalidInput, TooLarge, shown
+from contracts.images import MAX_IMAGE_BYTES
+from contracts.items import Item
 from contracts.request import (
     MAX_BEHAVIOURS,
     MAX_CANDIDATES,
+    MAX_CONTENTS,
     MAX_QUERY_DIM,
     Behaviour,
+    Limits,
     ScoreRequest,
     check_request,
 )
@@ -177,3 +181,69 @@ def test_bad_vectors_are_refused_and_named(vector: Any) -> None:
 def test_a_vector_is_bounded_before_it_is_read() -> None:
     with pytest.raises(TooLarge, match=r"^query\.text: 4097 numbers"):
         check_request(ScoreRequest(["a"], query={"text": ["rubbish"] * (MAX_QUERY_DIM + 1)}))  # type: ignore[list-item]
+
+
+HEAT = Item("a", {"title": "Heat"}, {"year": 1995}, b"picture")
+
+
+def test_contents_of_named_items_are_usable() -> None:
+    contents = {"a": HEAT, "b{}": Item("b{}"), "\0": Item("\0", image_url="s3://x/y")}
+    behaviours = [Behaviour("b{}"), Behaviour("\0")]
+    request = ScoreRequest(["a"], behaviours, missing="encode", default_score=0.5, contents=contents)
+    assert check_request(request) is request
+    check_request(ScoreRequest(["a"], missing="encode"))
+    check_request(ScoreRequest(["a"], query_text="映" * 20_000, query_image=b"x"))
+
+
+@pytest.mark.parametrize(
+    ("item", "field"),
+    [
+        (Item("b"), r"item_id"),
+        (Item("a", {"title": "x" * 20_001}), r"text\.title"),
+        (Item("a", {"title": "\ud800"}), r"text\.title"),
+        (Item("a", {"title": 7}), r"text\.title"),  # type: ignore[dict-item]
+        (Item("a", {"": "x"}), r"text"),
+        (Item("a", {f"f{n}": "" for n in range(65)}), r"text"),
+        (Item("a", attributes={"year": 1e308}), r"attributes\.year"),
+        (Item("a", attributes={"year": float("nan")}), r"attributes\.year"),
+        (Item("a", image=b"x" * (MAX_IMAGE_BYTES + 1)), r"image"),
+        (Item("a", image="x"), r"image"),  # type: ignore[arg-type]
+        (Item("a", image=b"x", image_url="https://x"), r"image_url"),
+        (Item("a", image_url="x\n"), r"image_url"),
+    ],
+)
+def test_bad_contents_are_refused_and_named(item: Item, field: str) -> None:
+    with pytest.raises((InvalidInput, TooLarge), match=rf"^contents\['a'\]\.{field}: ") as caught:
+        check_request(ScoreRequest(["a"], missing="encode", contents={"a": item}))
+    assert len(str(caught.value)) < 300
+
+
+def test_contents_belong_to_the_request_and_are_counted() -> None:
+    with pytest.raises(InvalidInput, match=r"^contents: need missing: encode"):
+        check_request(ScoreRequest(["a"], contents={"a": HEAT}))
+    with pytest.raises(InvalidInput, match=r"^contents: is no candidate and no behaviour .* \(got 'c'\)"):
+        check_request(ScoreRequest(["a"], missing="encode", contents={"c": Item("c")}))
+    ids = [f"id {n}" for n in range(MAX_CONTENTS + 1)]
+    contents = {item_id: Item(item_id) for item_id in ids}
+    with pytest.raises(TooLarge, match=r"^contents: 65 items exceed the limit of 64"):
+        check_request(ScoreRequest(ids, missing="encode", contents=contents))
+    check_request(ScoreRequest(ids, missing="encode", contents=contents), Limits(contents=65))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("query_text", "x" * 20_001),
+        ("query_text", "\ud800"),
+        ("query_text", None),
+        ("query_text", b"x"),
+        ("query_image", b"x" * (MAX_IMAGE_BYTES + 1)),
+        ("query_image", "x"),
+        ("query_image", None),
+    ],
+    ids=shown,
+)
+def test_bad_queries_are_refused_and_named(field: str, value: Any) -> None:
+    with pytest.raises((InvalidInput, TooLarge), match=rf"^{field}: ") as caught:
+        check_request(ScoreRequest(["a"], **{field: value}))
+    assert len(str(caught.value)) < 300

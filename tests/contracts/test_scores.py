@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from contracts.scores import COLD, DEFAULT, MISSING, OK, STATUS_NAMES, Completeness, Scores, Timings
+from contracts.scores import COLD, DEFAULT, ENCODED, MISSING, OK, STATUS_NAMES, Completeness, Scores, Timings
 
 
 def answer(scores: list[float], statuses: list[int]) -> Scores:
@@ -35,6 +35,6 @@ def test_top(scores: list[float], count: int, expected: list[int]) -> None:
 
 
 def test_statuses_in_words() -> None:
-    statuses = [COLD, MISSING, OK, DEFAULT]
-    assert answer([0] * 4, statuses).status_names() == ["cold", "missing", "ok", "default"]
-    assert len(STATUS_NAMES) == 5
+    statuses = [COLD, MISSING, OK, DEFAULT, ENCODED]
+    assert answer([0] * 5, statuses).status_names() == ["cold", "missing", "ok", "default", "encoded"]
+    assert len(STATUS_NAMES) == 6

@@ -23,6 +23,7 @@ from realtime_infer.encode_rpc import ENCODER_GRPC_PORT
 from realtime_infer.rpc import DOOR_GRPC_PORT
 from realtime_infer.settings import EncoderSettings
 from realtime_infer.sink_settings import SinkSettings
+from serving.encode_settings import EncodeSettings
 from serving.settings import ScorerSettings
 
 ROOT = Path(__file__).parents[2]
@@ -142,7 +143,9 @@ def test_services_wait_for_valkey_and_are_confined(name: str) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_variable_is_a_setting_of_the_process(name: str) -> None:
     settings: Any = {"scorer": ScorerSettings, "sink": SinkSettings}.get(name, EncoderSettings)
-    known = {f"REPCENTER_{field.upper()}" for field in (*settings.model_fields, *StoreSettings.model_fields)}
+    fields = [*settings.model_fields, *StoreSettings.model_fields]
+    fields += EncodeSettings.model_fields if name == "scorer" else []
+    known = {f"REPCENTER_{field.upper()}" for field in fields}
     in_image = set(re.findall(r"\b(REPCENTER_\w+)=", stage("runtime") + stage(name)))
     assert in_image | set(COMPOSE["services"][name]["environment"]) <= known
     assert "REPCENTER_HOST" in in_image

@@ -309,6 +309,10 @@ async def test_sequences_and_count_see_deletes(redis: Redis) -> None:
     await store.commit_window(make_deletes(space, ["b", "never seen"], [7, 9]))
     assert await store.count(space) == 2
     sequences = await store.sequences(space, ["a", "b", "absent", "never seen"])
+    gone = (await store.deleted(space, ["a", "b", "absent", "never seen"])).tolist()
+    found = (await store.fetch(space, None, ["a", "b", "absent", "never seen"])).found.tolist()
+    assert gone == [s > 0 and not f for s, f in zip(sequences.tolist(), found, strict=True)]
+    assert any(gone)
     assert sequences.dtype == np.uint64
     assert sequences.tolist() == [1, 7, 0, 9]
     await store.commit_window(make_window(space, ["b"], [8]))

@@ -60,7 +60,8 @@ class World:
     generation: Generation
 
     async def records(self) -> dict[str, bytes]:
-        return await self._rows(keys.records(SPACE.id, SPACE.buckets), WITH_CONTENT)
+        space = self.generation.space
+        return await self._rows(keys.records(space.id, space.buckets), WITH_CONTENT)
 
     async def id_rows(self) -> dict[str, bytes]:
         table = self.generation.id_table
@@ -92,10 +93,13 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
     return first, second
 
 
-async def fill(redis: Redis, bundle: Bundle) -> World:
-    """Space, records, ID table and one generation, active in the scene "default"."""
+async def fill(redis: Redis, bundle: Bundle, space: Space = SPACE, encoder_uri: str = "encoder") -> World:
+    """Space, records, ID table and one generation, active in the scene "default".
+
+    space: of the layout of SPACE.
+    """
     store, generations = Store(redis), Generations(redis)
-    await store.create_space(SPACE)
+    await store.create_space(space)
     rng = np.random.default_rng(1)
     vectors = [rng.normal(size=(len(WITH_CONTENT), 16)).astype(np.float32) for _ in range(3)]
     vectors[1][3] = 0  # a missing picture
@@ -110,13 +114,13 @@ async def fill(redis: Redis, bundle: Bundle) -> World:
     slots[5] = attribute_slots({}, SPACE.attributes)
     sequences = np.arange(1, len(WITH_CONTENT) + 1, dtype=np.uint64)
     records = encode_records(vectors, sequences, np.stack(slots))
-    await store.commit_window(Window(SPACE, list(WITH_CONTENT), records, time.time_ns() // 1_000_000))
+    await store.commit_window(Window(space, list(WITH_CONTENT), records, time.time_ns() // 1_000_000))
     table = IdTable("rows-1", ID_INT8, ID_DIM, len(WITH_ID_ROW))
     item_ids, rows = read_id_rows(bundle.file("id_rows.parquet"), table.codec, table.dim)
     await store.load_id_rows(table, item_ids, rows)
     await store.seal_id_table(table)
     generation = Generation(
-        1_700_000_000_000, "encoder", SPACE.encoder_digest, SPACE, str(bundle.path), bundle.digest, table
+        1_700_000_000_000, encoder_uri, space.encoder_digest, space, str(bundle.path), bundle.digest, table
     )
     generation_id = await generations.publish(generation)
     await generations.activate("default", generation_id)

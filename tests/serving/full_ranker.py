@@ -21,6 +21,7 @@ from contracts.onnx_model import OnnxModel
 from contracts.ranker_spec import REFERENCE, RankerSpec
 from contracts.request import Behaviour, ScoreRequest
 from contracts.schema import FeatureSchema, FieldEncoding, encode_columns
+from contracts.space import Space
 from param_server.id_rows import write_id_rows
 from tests.serving.conftest import HISTORY, ID_DIM, SPACE, WITH_ID_ROW
 from training.graph import write_graph
@@ -97,10 +98,10 @@ def make_ranker(content: tuple[ContentConfig, ...] = RECENT_AND_SOUGHT) -> Ranke
     return ranker.eval()
 
 
-def make_bundle(directory: Path, ranker: Ranker, *, explains: bool = False) -> Bundle:
+def make_bundle(directory: Path, ranker: Ranker, *, explains: bool = False, space: Space = SPACE) -> Bundle:
     """A sealed bundle in `directory` (created), with ID rows for the drawn world's items.
 
-    explains: with the literal graph, as training exports it.
+    explains: with the literal graph, as training exports it. space: of the layout of SPACE.
     """
     directory.mkdir(parents=True)
     rng = np.random.default_rng(3)
@@ -121,7 +122,7 @@ def make_bundle(directory: Path, ranker: Ranker, *, explains: bool = False) -> B
     inputs = {**item_inputs(records, known, id_rows, known, SCHEMA), **assembled.inputs()}
     outputs = OnnxModel(directory / "ranker.onnx").run(inputs, GRAPH_OUTPUTS)
     write_golden(directory, {"ranker": (inputs, outputs)})
-    spec = RankerSpec(ranker.config.to_dict(), SPACE, SCHEMA, len(WITH_ID_ROW))
+    spec = RankerSpec(ranker.config.to_dict(), space, SCHEMA, len(WITH_ID_ROW))
     return seal(directory, "ranker", spec.to_json())
 
 

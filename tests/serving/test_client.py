@@ -53,6 +53,15 @@ REQUEST = ScoreRequest(
     {"device": "tv|phone", "least": -(2.0**63), "nothing": ""},
     2**63 - 1,
     {"text": [0.5, -0.25, 2.0**127], "{x}": []},
+    missing="encode",
+    default_score=0.5,
+    query_text="a \0 映画",
+    query_image=b"\xff\xd8 \0",
+    contents={
+        "a": Item("a", {"title": "Heat", "{x}": ""}, {"year": 1995.5, "genres": ["Crime"]}, b"\0\xff"),
+        "ü\0": Item("ü\0", image_url="https://x/y.png"),
+        "c": Item("c"),
+    },
 )
 
 

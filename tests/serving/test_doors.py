@@ -27,7 +27,7 @@ async def test_openapi_documents_what_the_door_does(running: RunningScorer) -> N
             *("candidates", "behaviours", "scene", "user_id"),
             *("generation", "deadline_ms", "top_k"),
             *("user", "context", "timestamp_ms", "query", "request_id", "explain"),
-            *("missing", "default_score", "priority"),
+            *("missing", "default_score", "priority", "query_text", "query_image", "contents"),
         }
         assert "$ref" not in str(body["schema"])  # nothing that OpenAPI would look for elsewhere
         assert set(score["responses"]) == {"200", "404", "409", "413", "422", "429", "503", "504"}

@@ -83,7 +83,7 @@ async def test_json_in_json_out(doors: Doors, world: World) -> None:
     assert document["model_version"] == world.generation.id
     assert document["parameters"] == {
         **{"candidates_asked": 6, "candidates_found": 5, "behaviours_asked": 3, "behaviours_found": 3},
-        "stale": False,
+        **{"stale": False, "encoded": 0, "encode_failed": 0},
     }
     assert document["outputs"][0]["data"][2] == "NaN"  # null would break the protocol's schema
     outputs = outputs_of(document)

@@ -98,7 +98,7 @@ async def test_the_json_answer(running: RunningScorer, world: World) -> None:
     assert document["top"] == [
         {"item_id": candidates[i], "position": i, "score": document["scores"][i]} for i in order
     ]
-    assert set(document["timings_ms"]) == {"queue", "fetch", "assemble", "run", "total"}
+    assert set(document["timings_ms"]) == {"queue", "fetch", "assemble", "run", "total", "encode"}
 
 
 async def test_a_deleted_item_is_not_scored_by_its_content(running: RunningScorer, world: World) -> None:

@@ -19,6 +19,7 @@ class MissingPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MISSING_POLICY_UNSPECIFIED: _ClassVar[MissingPolicy]
     MISSING_POLICY_MASK: _ClassVar[MissingPolicy]
     MISSING_POLICY_FAIL: _ClassVar[MissingPolicy]
+    MISSING_POLICY_ENCODE: _ClassVar[MissingPolicy]
 
 class CandidateStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -27,6 +28,7 @@ class CandidateStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CANDIDATE_STATUS_COLD: _ClassVar[CandidateStatus]
     CANDIDATE_STATUS_MISSING: _ClassVar[CandidateStatus]
     CANDIDATE_STATUS_DEFAULT: _ClassVar[CandidateStatus]
+    CANDIDATE_STATUS_ENCODED: _ClassVar[CandidateStatus]
 
 class ItemState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -49,11 +51,13 @@ REQUEST_PRIORITY_HIGH: RequestPriority
 MISSING_POLICY_UNSPECIFIED: MissingPolicy
 MISSING_POLICY_MASK: MissingPolicy
 MISSING_POLICY_FAIL: MissingPolicy
+MISSING_POLICY_ENCODE: MissingPolicy
 CANDIDATE_STATUS_UNSPECIFIED: CandidateStatus
 CANDIDATE_STATUS_OK: CandidateStatus
 CANDIDATE_STATUS_COLD: CandidateStatus
 CANDIDATE_STATUS_MISSING: CandidateStatus
 CANDIDATE_STATUS_DEFAULT: CandidateStatus
+CANDIDATE_STATUS_ENCODED: CandidateStatus
 ITEM_STATE_UNSPECIFIED: ItemState
 ITEM_STATE_QUEUED: ItemState
 ITEM_STATE_ENCODING: ItemState
@@ -79,7 +83,7 @@ class Vector(_message.Message):
     def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("scene", "user_id", "behaviours", "candidates", "generation", "user", "context", "timestamp_ms", "query", "request_id", "top_k", "missing", "default_score", "explain", "priority")
+    __slots__ = ("scene", "user_id", "behaviours", "candidates", "generation", "user", "context", "timestamp_ms", "query", "request_id", "top_k", "missing", "default_score", "explain", "query_text", "query_image", "contents", "priority")
     class UserEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +105,13 @@ class ScoreRequest(_message.Message):
         key: str
         value: Vector
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Vector, _Mapping]] = ...) -> None: ...
+    class ContentsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Item
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Item, _Mapping]] = ...) -> None: ...
     SCENE_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     BEHAVIOURS_FIELD_NUMBER: _ClassVar[int]
@@ -115,6 +126,9 @@ class ScoreRequest(_message.Message):
     MISSING_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_SCORE_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    QUERY_TEXT_FIELD_NUMBER: _ClassVar[int]
+    QUERY_IMAGE_FIELD_NUMBER: _ClassVar[int]
+    CONTENTS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     scene: str
     user_id: str
@@ -130,17 +144,22 @@ class ScoreRequest(_message.Message):
     missing: MissingPolicy
     default_score: float
     explain: int
+    query_text: str
+    query_image: bytes
+    contents: _containers.MessageMap[str, Item]
     priority: RequestPriority
-    def __init__(self, scene: _Optional[str] = ..., user_id: _Optional[str] = ..., behaviours: _Optional[_Iterable[_Union[Behaviour, _Mapping]]] = ..., candidates: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ..., user: _Optional[_Mapping[str, Attribute]] = ..., context: _Optional[_Mapping[str, Attribute]] = ..., timestamp_ms: _Optional[int] = ..., query: _Optional[_Mapping[str, Vector]] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., missing: _Optional[_Union[MissingPolicy, str]] = ..., default_score: _Optional[float] = ..., explain: _Optional[int] = ..., priority: _Optional[_Union[RequestPriority, str]] = ...) -> None: ...
+    def __init__(self, scene: _Optional[str] = ..., user_id: _Optional[str] = ..., behaviours: _Optional[_Iterable[_Union[Behaviour, _Mapping]]] = ..., candidates: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ..., user: _Optional[_Mapping[str, Attribute]] = ..., context: _Optional[_Mapping[str, Attribute]] = ..., timestamp_ms: _Optional[int] = ..., query: _Optional[_Mapping[str, Vector]] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., missing: _Optional[_Union[MissingPolicy, str]] = ..., default_score: _Optional[float] = ..., explain: _Optional[int] = ..., query_text: _Optional[str] = ..., query_image: _Optional[bytes] = ..., contents: _Optional[_Mapping[str, Item]] = ..., priority: _Optional[_Union[RequestPriority, str]] = ...) -> None: ...
 
 class Completeness(_message.Message):
-    __slots__ = ("behaviours_asked", "behaviours_found", "candidates_asked", "candidates_found", "columns_asked", "columns_found", "behaviours_source", "stale")
+    __slots__ = ("behaviours_asked", "behaviours_found", "candidates_asked", "candidates_found", "columns_asked", "columns_found", "encoded", "encode_failed", "behaviours_source", "stale")
     BEHAVIOURS_ASKED_FIELD_NUMBER: _ClassVar[int]
     BEHAVIOURS_FOUND_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_ASKED_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FOUND_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_ASKED_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FOUND_FIELD_NUMBER: _ClassVar[int]
+    ENCODED_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_FAILED_FIELD_NUMBER: _ClassVar[int]
     BEHAVIOURS_SOURCE_FIELD_NUMBER: _ClassVar[int]
     STALE_FIELD_NUMBER: _ClassVar[int]
     behaviours_asked: int
@@ -149,23 +168,27 @@ class Completeness(_message.Message):
     candidates_found: int
     columns_asked: int
     columns_found: int
+    encoded: int
+    encode_failed: int
     behaviours_source: BehaviourSource
     stale: bool
-    def __init__(self, behaviours_asked: _Optional[int] = ..., behaviours_found: _Optional[int] = ..., candidates_asked: _Optional[int] = ..., candidates_found: _Optional[int] = ..., columns_asked: _Optional[int] = ..., columns_found: _Optional[int] = ..., behaviours_source: _Optional[_Union[BehaviourSource, str]] = ..., stale: _Optional[bool] = ...) -> None: ...
+    def __init__(self, behaviours_asked: _Optional[int] = ..., behaviours_found: _Optional[int] = ..., candidates_asked: _Optional[int] = ..., candidates_found: _Optional[int] = ..., columns_asked: _Optional[int] = ..., columns_found: _Optional[int] = ..., encoded: _Optional[int] = ..., encode_failed: _Optional[int] = ..., behaviours_source: _Optional[_Union[BehaviourSource, str]] = ..., stale: _Optional[bool] = ...) -> None: ...
 
 class Timings(_message.Message):
-    __slots__ = ("queue_ms", "fetch_ms", "assemble_ms", "run_ms", "total_ms")
+    __slots__ = ("queue_ms", "fetch_ms", "assemble_ms", "run_ms", "total_ms", "encode_ms")
     QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
     FETCH_MS_FIELD_NUMBER: _ClassVar[int]
     ASSEMBLE_MS_FIELD_NUMBER: _ClassVar[int]
     RUN_MS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_MS_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_MS_FIELD_NUMBER: _ClassVar[int]
     queue_ms: float
     fetch_ms: float
     assemble_ms: float
     run_ms: float
     total_ms: float
-    def __init__(self, queue_ms: _Optional[float] = ..., fetch_ms: _Optional[float] = ..., assemble_ms: _Optional[float] = ..., run_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
+    encode_ms: float
+    def __init__(self, queue_ms: _Optional[float] = ..., fetch_ms: _Optional[float] = ..., assemble_ms: _Optional[float] = ..., run_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., encode_ms: _Optional[float] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
     __slots__ = ("scene", "generation", "scores", "statuses", "completeness", "timings", "request_id", "top", "explanations")
