@@ -1,0 +1,103 @@
+"""What `repcenter bench peers` measures: a server, its graph, where its rows are; rounds; what they say."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from cli.process_tree import ProcessTree
+
+CONNECTIONS = 4  # of the figures that are compared
+BATCH, BATCH_S = 4, 0.001
+
+Server = Literal["ours", "litserve", "bentoml"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """rows: in the server's process (ours: in its row cache) or read from Redis for every request. batch:
+    requests that a server may gather into one run of the graph."""
+
+    server: Server
+    graph: Literal["serving", "literal"]
+    rows: Literal["process", "redis"]
+    batch: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.server}-{self.graph}-{self.rows}" + (f"-{self.batch}" if self.batch > 1 else "")
+
+
+CACHED, STORED = Case("ours", "serving", "process"), Case("ours", "serving", "redis")
+
+
+def peer_cases(peer: Literal["litserve", "bentoml"]) -> list[Case]:
+    """Both graphs with both places of rows; LitServe's batches where they could help it."""
+    cases = [
+        Case(peer, "serving", "process"),
+        Case(peer, "serving", "redis"),
+        Case(peer, "literal", "process"),
+        Case(peer, "literal", "redis"),
+    ]
+    if peer == "litserve":
+        cases.append(Case(peer, "serving", "process", BATCH))
+    return cases
+
+
+@dataclass(frozen=True)
+class Round:
+    """Requests a second, CPU milliseconds of one in all of the server's processes, milliseconds waited."""
+
+    rps: float
+    cpu_ms: float
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """A server that is there, stopped while others are measured. url: of its score route."""
+
+    case: Case
+    url: str
+    tree: ProcessTree
+    rounds: dict[int, list[Round]] = field(default_factory=dict)
+
+    def median(self, connections: int) -> Round:
+        """Of every figure by itself."""
+        columns = zip(*(asdict(found).values() for found in self.rounds[connections]), strict=True)
+        return Round(*(round(statistics.median(column), 3) for column in columns))
+
+    def figures(self) -> dict[str, Any]:
+        by_connections = {str(number): asdict(self.median(number)) for number in sorted(self.rounds)}
+        return {**asdict(self.case), "by_connections": by_connections}
+
+
+def compared(contenders: Sequence[Contender]) -> dict[str, float | None]:
+    """The scorer with its row cache beside the best of each peer, whatever that peer's rows and batches.
+
+    `ratio_serving_graph`, `ratio_literal`: over the best peer with that graph. `ratio_redis`: with the
+    serving graph, where both read every row from Redis. None where nobody is there.
+    """
+
+    def best(wanted: Callable[[Case], bool]) -> float | None:
+        return max((c.median(CONNECTIONS).rps for c in contenders if wanted(c.case)), default=None)
+
+    def rps(server: Server) -> float | None:
+        return best(lambda case: case.server == server and case.graph == "serving")
+
+    def ratio(ours: Case, wanted: Callable[[Case], bool]) -> float | None:
+        mine = best(lambda case: case == ours)
+        theirs = best(lambda case: case.server != "ours" and wanted(case))
+        return round(mine / theirs, 2) if mine and theirs else None
+
+    return {
+        "ours_rps": best(lambda case: case == CACHED),
+        "litserve_rps": rps("litserve"),
+        "bentoml_rps": rps("bentoml"),
+        "ratio_serving_graph": ratio(CACHED, lambda case: case.graph == "serving"),
+        "ratio_literal": ratio(CACHED, lambda case: case.graph == "literal"),
+        "ratio_redis": ratio(STORED, lambda case: case.graph == "serving" and case.rows == "redis"),
+    }
