@@ -33,7 +33,7 @@ from param_server.settings import StoreSettings
 
 _REQUESTS = 32
 _DEADLINE_S = 1.0
-_WARM_S = 0.3
+_WARM_S = 0.5
 _AWAKE_S = 30.0
 
 Say = Callable[[str, int, int], None]
@@ -41,7 +41,7 @@ Say = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class PeerOptions:
-    """rounds: of all servers in turn; seconds: of each; others: further numbers of connections, two rounds
+    """rounds: of all servers in turn; seconds: of each; others: further numbers of connections, three rounds
     fewer; open_s: of the open loop, 0 = left out."""
 
     rounds: int = 5
@@ -85,7 +85,7 @@ def run(options: PeerOptions, var: Path, say: Say) -> dict[str, Any]:
             bench.turn(contenders, CONNECTIONS, options.seconds)
         for connections in options.others:
             say(f"{connections} connections", next(done), steps)
-            for _ in range(max(1, options.rounds - 2)):
+            for _ in range(max(1, options.rounds - 3)):
                 bench.turn(contenders, connections, options.seconds)
         half_load = None
         if options.open_s:
@@ -143,6 +143,7 @@ class _Start:
             redis_url=self._redis_url if case.rows == "redis" else "",
             prefix=PREFIX,
             history=LONGEST_HISTORY,
+            tuned=case.tuned,
             batch=case.batch,
             batch_s=BATCH_S,
         )

@@ -9,11 +9,11 @@ from typing import Any
 def lines(result: Mapping[str, Any]) -> str:
     """A line for each case and number of connections, then what is compared."""
     columns = ("rps", "cpu_ms", "p50_ms", "p99_ms")
-    text = [f"{'case':<34}{'connections':>12}" + "".join(f"{column:>10}" for column in columns)]
+    text = [f"{'case':<42}{'connections':>12}" + "".join(f"{column:>10}" for column in columns)]
     for case in result["cases"]:
         for connections, found in case["by_connections"].items():
             text.append(
-                f"{_name(case):<34}{connections:>12}" + "".join(f"{found[c]:>10.2f}" for c in columns)
+                f"{_name(case):<42}{connections:>12}" + "".join(f"{found[c]:>10.2f}" for c in columns)
             )
     if half := result["half_load"]:
         text.append(f"{half['rate']} requests/s, from when each was due:")
@@ -24,7 +24,8 @@ def lines(result: Mapping[str, Any]) -> str:
     text += [f"left out, {peer}: {why}" for peer, why in result["left_out"].items()]
     text.append(
         f"times the best peer's requests/s, {result['connections']} connections: serving graph "
-        f"{_times(result['ratio_serving_graph'])}, every row from Redis {_times(result['ratio_redis'])}, "
+        f"{_times(result['ratio_serving_graph'])}, with its documentation's code "
+        f"{_times(result['ratio_documented'])}, every row from Redis {_times(result['ratio_redis'])}, "
         f"literal graph {_times(result['ratio_literal'])}"
     )
     text.append(f"{result['compared']:,} scores compared, {result['wrong_scores']} wrong")
@@ -32,8 +33,8 @@ def lines(result: Mapping[str, Any]) -> str:
 
 
 def _name(case: Mapping[str, Any]) -> str:
-    batch = f", batches of {case['batch']}" if case["batch"] > 1 else ""
-    return f"{case['server']}, {case['graph']}, {case['rows']}{batch}"
+    how = ", tuned" * case["tuned"] + (f", up to {case['batch']}" if case["batch"] > 1 else "")
+    return f"{case['server']}, {case['graph']}, {case['rows']}{how}"
 
 
 def _times(ratio: float | None) -> str:

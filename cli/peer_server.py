@@ -76,7 +76,7 @@ def peer_server(
     errors = scratch / "log"
     with on_core(core), errors.open("wb") as log:
         process = subprocess.Popen(
-            _command(peer, python, port),
+            _command(peer, python, port, given.tuned),
             env=_environment(scratch),
             cwd=scratch,
             stdin=subprocess.DEVNULL,
@@ -96,11 +96,12 @@ def peer_server(
         process.wait(_KILLED_S)
 
 
-def _command(peer: Peer, python: Path, port: int) -> list[str]:
+def _command(peer: Peer, python: Path, port: int, tuned: bool) -> list[str]:
     if peer == "litserve":
         return [str(python), "-m", "loadtests.peers.litserve_app", "given.json", str(port)]
-    service = ["serve", "loadtests.peers.bentoml_app:RankerService", "--arg", "given=given.json"]
-    return [str(python.with_name("bentoml")), *service, "--host", "127.0.0.1", "--port", str(port)]
+    service = f"loadtests.peers.bentoml_app:{'TunedRankerService' if tuned else 'RankerService'}"
+    serve = [str(python.with_name("bentoml")), "serve", service, "--arg", "given=given.json"]
+    return [*serve, "--host", "127.0.0.1", "--port", str(port)]
 
 
 def _environment(scratch: Path) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """The ranker behind LitServe: `python -m loadtests.peers.litserve_app GIVEN PORT`.
 
-As its documentation advises: the model in setup(), one worker per device, batches by max_batch_size, answers
-as responses of FastAPI. `fast_queue` is its fast path between processes; 0.2.19 takes the word and does
-nothing (Lightning-AI/LitServe issue 751).
+As its documentation advises: the model in setup(), one worker per device, predict() gives what is answered.
+Tuned: the answer is a response, written by orjson; max_batch_size gathers requests. `fast_queue` is its fast
+path between processes; 0.2.19 takes the word and does nothing (Lightning-AI/LitServe issue 751).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PATH = "/v1/score"
 
 
 class RankerApi(_litserve.LitAPI):  # type: ignore[misc]
-    """One request at a time. The worker's process calls setup()."""
+    """One request at a time, its answer written by FastAPI. The worker's process calls setup()."""
 
     def __init__(self, given: Given, **options: Any) -> None:
         super().__init__(api_path=_PATH, **options)
@@ -36,15 +36,19 @@ class RankerApi(_litserve.LitAPI):  # type: ignore[misc]
     def predict(self, body: Body) -> Answer:
         return self._scores([body])[0]
 
-    def encode_response(self, output: Answer) -> Any:
-        return _responses.Response(_orjson.dumps(output), media_type="application/json")
-
     def _scores(self, bodies: Sequence[Body]) -> list[Answer]:
         asked = self._ranker.asked(bodies)
         return self._ranker.answers(asked, self._rows.read(asked.ids))
 
 
-class BatchedRankerApi(RankerApi):
+class TunedRankerApi(RankerApi):
+    """The answer is bytes before it goes from the worker to the server."""
+
+    def encode_response(self, output: Answer) -> Any:
+        return _responses.Response(_orjson.dumps(output), media_type="application/json")
+
+
+class BatchedRankerApi(TunedRankerApi):
     """What waits together is scored in one run of the graph."""
 
     def batch(self, inputs: Sequence[Body]) -> Sequence[Body]:
@@ -58,11 +62,10 @@ class BatchedRankerApi(RankerApi):
 
 
 def main(given: Given, port: int) -> None:
-    api = (
-        BatchedRankerApi(given, max_batch_size=given.batch, batch_timeout=given.batch_s)
-        if given.batch > 1
-        else RankerApi(given)
-    )
+    if given.batch > 1:
+        api: Any = BatchedRankerApi(given, max_batch_size=given.batch, batch_timeout=given.batch_s)
+    else:
+        api = (TunedRankerApi if given.tuned else RankerApi)(given)
     server = _litserve.LitServer(
         api, accelerator="cpu", devices=1, workers_per_device=1, timeout=30, fast_queue=True
     )
