@@ -16,7 +16,7 @@ import numpy.typing as npt
 import orjson
 
 from cli.peer_case import BATCH_S, CACHED, CONNECTIONS, STORED, Case, Contender, Round, compared, peer_cases
-from cli.peer_rows import PREFIX, load_rows, peer_rows, write_rows
+from cli.peer_rows import PREFIX, check_plain, load_rows, peer_rows, write_rows
 from cli.peer_server import PEERS, Peer, peer_environment, peer_server, peer_versions
 from cli.process_tree import ProcessTree, ending_on_sigterm
 from cli.serve_bench import AGREEMENT, BEHAVIOURS, CANDIDATES, SETTINGS
@@ -118,14 +118,15 @@ class _Start:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
         self.kernels = kernels.build(var / "serve" / "kernels")
-        rows = peer_rows(world)
+        check_plain(world.spec.schema)
+        rows = peer_rows(world.records, world.id_rows)
         self._rows = self._folder / "rows.npz"
-        write_rows(world, rows, self._rows)
+        write_rows(world.item_ids, rows, self._rows)
         with on_core(where.client):
             server = stack.enter_context(EmbeddedServer.start(self._folder / "valkey"))
         self._redis_url = server.url
         publish_world(world, StoreSettings(redis_url=server.url))
-        load_rows(world, rows, server.url)
+        load_rows(world.item_ids, rows, server.url)
 
     def ours(self, case: Case) -> Contender:
         settings = SETTINGS if case == CACHED else {**SETTINGS, "REPCENTER_CACHE_BYTES": 0}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.peers.given import Given
-from loadtests.peers.ranker import Ranker
+from loadtests.peers.ranker import Ranker, ask
 from loadtests.peers.rows import row_source
 
 _bentoml: Any = importlib.import_module("bentoml")
@@ -34,7 +34,7 @@ class RankerService:
 
     @_bentoml.api(route=_ROUTE)  # type: ignore[untyped-decorator]
     def score(self, candidates: list[str], behaviours: list[dict[str, Any]]) -> dict[str, Any]:
-        asked = self._ranker.asked([{"candidates": candidates, "behaviours": behaviours}])
+        asked = ask([{"candidates": candidates, "behaviours": behaviours}], _given.history)
         return self._ranker.answers(asked, self._rows.read(asked.ids))[0]
 
 
@@ -45,6 +45,6 @@ class TunedRankerService:
 
     @_bentoml.api(route=_ROUTE)  # type: ignore[untyped-decorator]
     async def score(self, candidates: list[str], behaviours: list[dict[str, Any]]) -> Any:
-        asked = self._ranker.asked([{"candidates": candidates, "behaviours": behaviours}])
+        asked = ask([{"candidates": candidates, "behaviours": behaviours}], _given.history)
         answer = self._ranker.answers(asked, await self._rows.fetch(asked.ids))[0]
         return _responses.Response(_orjson.dumps(answer), media_type="application/json")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.peers.given import Given
-from loadtests.peers.ranker import Answer, Body, Ranker
+from loadtests.peers.ranker import Answer, Body, Ranker, ask
 from loadtests.peers.rows import row_source
 
 _litserve: Any = importlib.import_module("litserve")
@@ -37,7 +37,7 @@ class RankerApi(_litserve.LitAPI):  # type: ignore[misc]
         return self._scores([body])[0]
 
     def _scores(self, bodies: Sequence[Body]) -> list[Answer]:
-        asked = self._ranker.asked(bodies)
+        asked = ask(bodies, self._given.history)
         return self._ranker.answers(asked, self._rows.read(asked.ids))
 
 

@@ -33,7 +33,7 @@ class Asked:
 
 
 class Ranker:
-    """asked() -> somebody reads the rows -> answers()."""
+    """ask() -> somebody reads the rows -> answers()."""
 
     def __init__(self, given: Given) -> None:
         onnxruntime: Any = importlib.import_module("onnxruntime")
@@ -44,27 +44,6 @@ class Ranker:
             options.register_custom_ops_library(given.kernels)
         self._session = onnxruntime.InferenceSession(given.graph, options, providers=["CPUExecutionProvider"])
         self._names: list[str] = [put.name for put in self._session.get_inputs()]
-        self._history = given.history
-
-    def asked(self, bodies: Sequence[Body]) -> Asked:
-        """Row 0 is padding; behaviours are right-aligned, newest last."""
-        row_of: dict[str, int] = {}
-        counts = [len(body["candidates"]) for body in bodies]
-        histories = [body["behaviours"][-self._history :] for body in bodies]
-        candidates = np.zeros((len(bodies), max(counts)), np.int32)
-        behaviours = np.zeros((len(bodies), max(1, *map(len, histories))), np.int32)
-        mask = np.zeros(behaviours.shape, np.bool_)
-        for b, (body, history) in enumerate(zip(bodies, histories, strict=True)):
-            candidates[b, : counts[b]] = [
-                row_of.setdefault(item_id, len(row_of) + 1) for item_id in body["candidates"]
-            ]
-            if history:
-                behaviours[b, -len(history) :] = [
-                    row_of.setdefault(behaviour["item_id"], len(row_of) + 1) for behaviour in history
-                ]
-                mask[b, -len(history) :] = True
-        arrays: Arrays = {"candidates": candidates, "behaviours": behaviours, "behaviour_mask": mask}
-        return Asked(list(row_of), counts, arrays)
 
     def answers(self, asked: Asked, rows: Rows) -> list[Answer]:
         """`scores` and `statuses` of each body's candidates, by one run of the graph. rows: (K-1,)."""
@@ -75,6 +54,27 @@ class Ranker:
             _answer(scores[b, :count].tolist(), [names[row] for row in candidates[b, :count].tolist()])
             for b, count in enumerate(asked.counts)
         ]
+
+
+def ask(bodies: Sequence[Body], history: int) -> Asked:
+    """history: behaviours of a body that count at most. Row 0 is padding; behaviours are right-aligned."""
+    row_of: dict[str, int] = {}
+    counts = [len(body["candidates"]) for body in bodies]
+    histories = [body["behaviours"][-history:] for body in bodies]
+    candidates = np.zeros((len(bodies), max(counts)), np.int32)
+    behaviours = np.zeros((len(bodies), max(1, *map(len, histories))), np.int32)
+    mask = np.zeros(behaviours.shape, np.bool_)
+    for b, (body, newest) in enumerate(zip(bodies, histories, strict=True)):
+        candidates[b, : counts[b]] = [
+            row_of.setdefault(item_id, len(row_of) + 1) for item_id in body["candidates"]
+        ]
+        if newest:
+            behaviours[b, -len(newest) :] = [
+                row_of.setdefault(behaviour["item_id"], len(row_of) + 1) for behaviour in newest
+            ]
+            mask[b, -len(newest) :] = True
+    arrays: Arrays = {"candidates": candidates, "behaviours": behaviours, "behaviour_mask": mask}
+    return Asked(list(row_of), counts, arrays)
 
 
 def row_inputs(rows: Rows) -> Arrays:

@@ -27,6 +27,8 @@ class RowSource(Protocol):
 
     async def fetch(self, ids: Sequence[str]) -> Rows: ...
 
+    async def close(self) -> None: ...
+
 
 class StoredRows:
     """One MGET for all ids."""
@@ -41,6 +43,10 @@ class StoredRows:
 
     async def fetch(self, ids: Sequence[str]) -> Rows:
         return self._rows(await self._async.mget([self._prefix + item_id for item_id in ids]))
+
+    async def close(self) -> None:
+        self._redis.close()
+        await self._async.aclose()
 
     def _rows(self, values: Any) -> Rows:
         return np.frombuffer(b"".join([value or self._absent for value in values]), self._dtype)
@@ -59,6 +65,9 @@ class HeldRows:
 
     async def fetch(self, ids: Sequence[str]) -> Rows:
         return self.read(ids)
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
 
 def row_source(given: Given) -> RowSource:
