@@ -41,8 +41,8 @@ Say = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class PeerOptions:
-    """rounds: of all servers in turn; seconds: of each; others: further numbers of connections, three rounds
-    fewer; open_s: of the open loop, 0 = left out."""
+    """rounds: of all servers, there and back; seconds: of each; others: further numbers of connections,
+    three rounds fewer; open_s: of the open loop, 0 = left out."""
 
     rounds: int = 5
     seconds: float = 2.0
@@ -82,11 +82,11 @@ def run(options: PeerOptions, var: Path, say: Say) -> dict[str, Any]:
                 left_out[peer] = str(error)
         for turn in range(options.rounds):
             say(f"{CONNECTIONS} connections, round {turn + 1}", next(done), steps)
-            bench.turn(contenders, CONNECTIONS, options.seconds)
+            bench.turn(contenders[:: -1 if turn % 2 else 1], CONNECTIONS, options.seconds)
         for connections in options.others:
             say(f"{connections} connections", next(done), steps)
-            for _ in range(max(1, options.rounds - 3)):
-                bench.turn(contenders, connections, options.seconds)
+            for turn in range(max(1, options.rounds - 3)):
+                bench.turn(contenders[:: -1 if turn % 2 else 1], connections, options.seconds)
         half_load = None
         if options.open_s:
             say("open loop", next(done), steps)

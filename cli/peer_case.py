@@ -87,7 +87,8 @@ def compared(contenders: Sequence[Contender]) -> dict[str, float | None]:
 
     `ratio_serving_graph`, `ratio_literal`: over the best peer with that graph. `ratio_documented`: with the
     serving graph and the code that its documentation shows. `ratio_redis`: with the serving graph, where both
-    read every row from Redis. None where nobody is there.
+    read every row from Redis. `ratio_cpu`: the least CPU of a request among the peers with the serving graph
+    over the scorer's, which others on the machine blur less. None where nobody is there.
     """
 
     def best(wanted: Callable[[Case], bool]) -> float | None:
@@ -101,6 +102,11 @@ def compared(contenders: Sequence[Contender]) -> dict[str, float | None]:
         theirs = best(lambda case: case.server != "ours" and wanted(case))
         return round(mine / theirs, 2) if mine and theirs else None
 
+    def cpu_ms(wanted: Callable[[Case], bool]) -> float | None:
+        return min((c.median(CONNECTIONS).cpu_ms for c in contenders if wanted(c.case)), default=None)
+
+    mine = cpu_ms(lambda case: case == CACHED)
+    theirs = cpu_ms(lambda case: case.server != "ours" and case.graph == "serving")
     return {
         "ours_rps": best(lambda case: case == CACHED),
         "litserve_rps": rps("litserve"),
@@ -109,4 +115,5 @@ def compared(contenders: Sequence[Contender]) -> dict[str, float | None]:
         "ratio_documented": ratio(CACHED, lambda case: case.graph == "serving" and not case.tuned),
         "ratio_literal": ratio(CACHED, lambda case: case.graph == "literal"),
         "ratio_redis": ratio(STORED, lambda case: case.graph == "serving" and case.rows == "redis"),
+        "ratio_cpu": round(theirs / mine, 2) if mine and theirs else None,
     }

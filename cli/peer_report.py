@@ -26,7 +26,8 @@ def lines(result: Mapping[str, Any]) -> str:
         f"times the best peer's requests/s, {result['connections']} connections: serving graph "
         f"{_times(result['ratio_serving_graph'])}, with its documentation's code "
         f"{_times(result['ratio_documented'])}, every row from Redis {_times(result['ratio_redis'])}, "
-        f"literal graph {_times(result['ratio_literal'])}"
+        f"literal graph {_times(result['ratio_literal'])}; its CPU of a request, serving graph: "
+        f"{_times(result['ratio_cpu'])}"
     )
     text.append(f"{result['compared']:,} scores compared, {result['wrong_scores']} wrong")
     return "\n".join(text)

@@ -208,6 +208,7 @@ def test_the_best_of_each_peer_counts() -> None:
         "ratio_documented": 2.0,
         "ratio_literal": 12.0,
         "ratio_redis": 1.5,
+        "ratio_cpu": 1.5,
     }
     text = lines(
         {
