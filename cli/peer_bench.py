@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -56,6 +57,7 @@ def run(options: PeerOptions, var: Path, say: Say) -> dict[str, Any]:
     A peer that cannot be installed or does not start is left out. Raises Conflict where a score is wrong or a
     request fails, Unavailable off Linux.
     """
+    ProcessTree(os.getpid())  # before anything is installed
     steps = 3 + 2 * len(PEERS) + options.rounds + len(options.others) + bool(options.open_s)
     done = iter(range(steps))
     say("opening the ranker" if is_there(var / "serve" / "world") else "training a ranker", next(done), steps)
