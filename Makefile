@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-faults test-clients test-benches test-install demo up loadtest bench-graph bench-serve bench-freshness bench-train ranker-results proto format clean
+.PHONY: help install check test test-faults test-clients test-benches test-install demo up loadtest bench-graph bench-serve bench-peers bench-freshness bench-train ranker-results proto format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,8 +38,8 @@ test: check ## the whole suite (at most 10 minutes on 2 cores)
 test-faults: install ## kills, stops, cuts and skewed clocks on real servers (about seven minutes; PICTURES=, SEED=)
 	$(if $(PICTURES),PICTURES=$(PICTURES)) $(if $(SEED),SEED=$(SEED)) $(BIN)/python -m pytest tests/faults tests/param_server/test_shelf_machine.py tests/serving -m faults
 
-test-benches: install ## small benchmarks: one trains a ranker first, one installs infinity (1.5 GB, once; then under a minute)
-	$(BIN)/python -m pytest tests/cli/test_serve_bench.py tests/realtime_infer/test_infinity.py -m benches
+test-benches: install ## small benchmarks: they train a ranker or install others first (infinity 1.5 GB, LitServe and BentoML 0.6 GB, once)
+	$(BIN)/python -m pytest tests/cli/test_serve_bench.py tests/cli/test_peer_bench.py tests/realtime_infer/test_infinity.py -m benches
 
 test-clients: install ## clients of others, unchanged, in an environment of their own: tritonclient, the protocol's own OpenAPI
 	$(PYTHON) -m venv var/clients
@@ -66,6 +66,9 @@ bench-freshness: install ## from a push to a score that says ok; capacity of wor
 bench-serve: install ## the scorer's doors beside the bare graph, on a quiet machine (about seven minutes)
 	$(BIN)/repcenter bench serve --door http --overload 60
 	$(BIN)/repcenter bench serve --door grpc --overload 60
+
+bench-peers: install ## the scorer beside LitServe and BentoML, on a quiet machine (about seven minutes; 0.6 GB, once)
+	$(BIN)/repcenter bench peers
 
 bench-train: install ## training rows per second beside FuxiCTR's DIN, which gets an environment of its own
 	$(BIN)/repcenter bench train

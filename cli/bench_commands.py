@@ -189,6 +189,36 @@ def bench_serve(
     print(dumps(result) if json else lines(result))
 
 
+@bench_app.command("peers")
+def bench_peers(
+    json: Json = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer rounds, four connections only: about a minute and a half.")
+    ] = False,
+    var: VarDir = Path("var"),
+) -> None:
+    """The scorer beside LitServe and BentoML: the same requests, rows, graph and core (about seven minutes).
+
+    The peers come from PyPI into environments of their own, under <var>/bench, once; one that cannot be
+    installed is left out. Every score is compared with the literal graph's. Linux only.
+    """
+    from rich.console import Console
+
+    from cli.peer_bench import PeerOptions, run
+    from cli.peer_report import lines
+    from cli.progress import stage
+
+    options = PeerOptions(rounds=3, seconds=1.0, others=(), open_s=2.0) if quick else PeerOptions()
+    with stage(Console(stderr=True), "Measuring the peers") as advance:
+
+        def progress(text: str, done: int, total: int) -> None:
+            advance.note(text)
+            advance(done, total)
+
+        result = run(options, var / "bench", progress)
+    print(dumps(result) if json else lines(result))
+
+
 @bench_app.command("behaviours")
 def bench_behaviours(
     json: Json = False, users: Annotated[int, typer.Option(min=100, help="Users in the store.")] = 5_000

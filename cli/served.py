@@ -53,6 +53,10 @@ class Served:
         self._process = process
         self.http_url, self.grpc_target = http_url, grpc_target
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def cpu_s(self) -> float:
         """CPU seconds of the process so far, all threads."""
         if sys.platform == "linux":  # the process's CPU clock by its id: nanoseconds
