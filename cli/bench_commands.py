@@ -30,6 +30,20 @@ def bench_graph(
     run(json=json, models=[name.strip() for name in models.split(",")])
 
 
+@bench_app.command("user-states")
+def bench_user_states(
+    json: Json = False,
+    models: Annotated[
+        str, typer.Option(help="Rankers to measure, separated by commas: din, din_pos, ciubm, dmae.")
+    ] = "dmae,ciubm",
+) -> None:
+    """The serving graph with a user's state kept, computed anew, and in one piece (under two minutes)."""
+    from cli.user_states import kept_states
+    from training.user_side_bench import run
+
+    run(kept_states, json=json, models=[name.strip() for name in models.split(",")])
+
+
 @bench_app.command("train")
 def bench_train(
     json: Json = False,

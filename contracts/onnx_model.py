@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -104,7 +104,15 @@ class OnnxModel:
         return dict(zip(names, values, strict=True))
 
 
-def replay(bundle: Bundle, models: Mapping[str, OnnxModel], tolerance: float) -> float:
+class Runs(Protocol):
+    """Whatever computes named arrays from named arrays as a graph does."""
+
+    def run(
+        self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str] | None = None
+    ) -> dict[str, npt.NDArray[Any]]: ...
+
+
+def replay(bundle: Bundle, models: Mapping[str, Runs], tolerance: float) -> float:
     """Run each graph's golden inputs; the largest absolute difference, or BrokenBundle above `tolerance`."""
     worst = 0.0
     golden = bundle.golden()

@@ -8,6 +8,7 @@ not give, a golden output that this runtime does not reproduce.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,16 +22,19 @@ from contracts.errors import BrokenBundle, Conflict, Unavailable, UnknownVersion
 from contracts.features import GRAPH_INPUTS, GRAPH_OUTPUTS, Assembled, assemble, given_inputs, item_inputs
 from contracts.items import AttributeValue
 from contracts.manifest import Generation, IdTable
-from contracts.onnx_model import OnnxModel, replay
-from contracts.ranker_spec import REFERENCE, RankerSpec, ranker_spec_from_json
+from contracts.onnx_model import OnnxModel, Runs, replay
+from contracts.ranker_spec import REFERENCE, USER, WITH_USER, RankerSpec, ranker_spec_from_json
 from contracts.request import Behaviour, ScoreRequest
 from contracts.schema import FeatureSchema
 from contracts.space import Space, same_space
+from contracts.user_side import UserSide
 from param_server.generations import Generations
 from param_server.store import Store
 from serving.run_time import RunTime
 from serving.settings import ScorerSettings
+from serving.user_states import CachedUserSide, UserStates
 
+log = logging.getLogger(__name__)
 _WARM_CANDIDATES = (1, 20, 100, 200)
 _WARM_VALUES: dict[str, AttributeValue] = {"categorical": "a", "numeric": 1.0}
 
@@ -39,7 +43,8 @@ _WARM_VALUES: dict[str, AttributeValue] = {"categorical": "a", "numeric": 1.0}
 class LoadedGeneration:
     """Held by the scenes that serve it and by each request that pinned it; freed when the last lets go.
 
-    reference: the graph that explains scores, None where the bundle has none.
+    reference: the graph that explains scores, None where the bundle has none. user_side: the graph in two,
+    for single requests, None where no states are kept or the bundle has it in one piece only.
     """
 
     id: str
@@ -48,6 +53,7 @@ class LoadedGeneration:
     model: OnnxModel
     run_time: RunTime = field(default_factory=RunTime)
     reference: Path | None = None
+    user_side: CachedUserSide | None = None
 
     @property
     def space(self) -> Space:
@@ -63,7 +69,9 @@ class LoadedGeneration:
         inputs: dict[str, npt.NDArray[np.generic]],
     ) -> npt.NDArray[np.float32]:
         """Index arrays, what requests carry and row inputs -> scores (B, N) float32."""
-        outputs = self.model.run({**inputs, **assembled.inputs()}, ["score"])
+        alone = self.user_side is not None and len(assembled.candidates) == 1
+        graph: Runs = self.user_side if self.user_side is not None and alone else self.model
+        outputs = graph.run({**inputs, **assembled.inputs()}, ["score"])
         scores: npt.NDArray[np.float32] = outputs["score"]
         return scores
 
@@ -74,10 +82,12 @@ async def load_generation(
     store: Store,
     settings: ScorerSettings,
     kernels: Path | None = None,
+    states: UserStates | None = None,
 ) -> LoadedGeneration:
     """Check the tables, then open, replay and warm the ranker beside whatever serves now.
 
-    kernels: the library of contracts.kernels, None = ONNX Runtime's own operators.
+    kernels: the library of contracts.kernels, None = ONNX Runtime's own operators. states: where users'
+    states are kept, None = nowhere.
     Raises NotFound, SpaceMismatch, Conflict, BrokenBundle, UnknownVersion, Unavailable.
     """
     await store.check_server()
@@ -88,11 +98,14 @@ async def load_generation(
         raise Unavailable(
             f"ID table {generation.id_table.name!r} of generation {generation_id} is not sealed"
         )
-    return await asyncio.to_thread(open_generation, generation, settings, kernels)
+    return await asyncio.to_thread(open_generation, generation, settings, kernels, states)
 
 
 def open_generation(
-    generation: Generation, settings: ScorerSettings, kernels: Path | None = None
+    generation: Generation,
+    settings: ScorerSettings,
+    kernels: Path | None = None,
+    states: UserStates | None = None,
 ) -> LoadedGeneration:
     """The blocking part of `load_generation`: digests, specification, session, golden replay, warm-up."""
     bundle = open_bundle(generation.ranker_uri, generation.ranker_digest)
@@ -106,7 +119,15 @@ def open_generation(
     _check_signature(model, spec.schema, bundle)
     replay(bundle, {_golden_graph(bundle): model}, spec.tolerance)
     reference = bundle.file(REFERENCE) if REFERENCE in bundle.manifest.files else None
-    loaded = LoadedGeneration(generation.id, generation, spec.schema, model, reference=reference)
+    side = None if states is None else _user_side(bundle, spec, settings, kernels)
+    loaded = LoadedGeneration(
+        generation.id,
+        generation,
+        spec.schema,
+        model,
+        reference=reference,
+        user_side=None if side is None or states is None else CachedUserSide(side, states, generation.id),
+    )
     try:
         _warm(loaded)
     except Exception as error:  # ORT's exceptions share no base class
@@ -154,6 +175,27 @@ def _check_signature(model: OnnxModel, schema: FeatureSchema, bundle: Bundle) ->
         raise BrokenBundle(f"bundle {bundle.digest[:12]}: the graph reads {untold}, which its schema lacks")
 
 
+def _user_side(
+    bundle: Bundle, spec: RankerSpec, settings: ScorerSettings, kernels: Path | None
+) -> UserSide | None:
+    """The graph in two, proven as the whole is; None where the bundle has no such files."""
+    if not {USER, WITH_USER} <= bundle.manifest.files.keys():
+        return None
+    first, second = (
+        OnnxModel(bundle.file(name), device=settings.device, threads=settings.threads, kernels=kernels)
+        for name in (USER, WITH_USER)
+    )
+    side = UserSide(first, second)
+    untold = sorted(set(side.input_names) - set(given_inputs(spec.schema)))
+    if untold:
+        raise BrokenBundle(
+            f"bundle {bundle.digest[:12]}: the user side reads {untold}, which its schema lacks"
+        )
+    worst = replay(bundle, {_golden_graph(bundle): side}, spec.tolerance)
+    log.info("bundle %s: users' states reproduce its golden outputs within %.3g", bundle.digest[:12], worst)
+    return side
+
+
 def _golden_graph(bundle: Bundle) -> str:
     graphs = sorted(bundle.golden())
     if len(graphs) != 1:
@@ -183,7 +225,10 @@ def _warm(loaded: LoadedGeneration) -> None:
         id_rows: Rows = np.zeros(rows, dtype=id_row_dtype(loaded.id_table.codec, loaded.id_table.dim))
         known = np.ones(rows, dtype=np.bool_)
         inputs = item_inputs(records, known, id_rows, known, schema)
-        loaded.run(assembled, inputs)
-        began = time.perf_counter()
-        loaded.run(assembled, inputs)  # again: now nothing is allocated any more
-        loaded.run_time.observe(n, t, time.perf_counter() - began)
+        given = {**inputs, **assembled.inputs()}
+        graphs: list[Runs] = [loaded.model, *([] if loaded.user_side is None else [loaded.user_side.side])]
+        for graph in graphs:
+            graph.run(given, ["score"])
+            began = time.perf_counter()
+            graph.run(given, ["score"])  # again: now nothing is allocated any more
+            loaded.run_time.observe(n, t, time.perf_counter() - began)

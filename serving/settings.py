@@ -110,6 +110,13 @@ class ScorerSettings(BaseSettings):
         "<var_dir>/cache. 0: none.",
     )
     cache_warm_s: float = Field(default=5.0, gt=0, le=600, description="Longest time for that, in seconds.")
+    user_state_bytes: int = Field(
+        default=0,
+        ge=0,
+        le=1 << 40,
+        description="Memory for what users' behaviours alone give to a graph, kept while the same behaviours "
+        "come again (docs/benchmarks/user-states.md); 0: it is computed with each request. For the CPU.",
+    )
     poll_s: float = Field(
         default=1.0, gt=0, le=60, description="How often the scenes' active pointers are read, in seconds."
     )
@@ -189,6 +196,14 @@ class ScorerSettings(BaseSettings):
         le=300,
         description="After draining: the longest wait for requests in flight, in seconds.",
     )
+
+    @model_validator(mode="after")
+    def _states_are_on_the_cpu(self) -> Self:
+        if self.user_state_bytes and self.device != "cpu":
+            raise ValueError(
+                f"user_state_bytes {self.user_state_bytes} needs the device cpu, not {self.device}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_request_fits(self) -> Self:
