@@ -202,6 +202,8 @@ class LiveGenerations:
             self._refuse(scene, role, generation_id, error, refused)
             return None
         self._refused.pop((scene, role), None)
+        self._metrics.graphs_run(loaded.how)
+        log.info("generation %s: device %s, shape buckets %s, CUDA graphs %s", loaded.id, *loaded.how)
         return loaded
 
     async def _try(self, scene: str, serving: LoadedGeneration, candidate: LoadedGeneration) -> None:

@@ -40,6 +40,16 @@ class ScorerSettings(BaseSettings):
         "<var_dir>/kernels, and run them on the CPU. Without a C compiler, or with false, the same scores "
         "come slower.",
     )
+    shape_buckets: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Pad requests to few shapes and run them through buffers kept for each (docs/gpu.md); "
+        "auto: on a GPU. On the CPU it costs time.",
+    )
+    cuda_graphs: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Capture a CUDA graph per shape and replay it; auto: where ONNX Runtime allows it, else "
+        "a warning; on: a generation that cannot be captured is refused. Needs a GPU and shape buckets.",
+    )
     workers: int = Field(
         default_factory=lambda: max(1, os.cpu_count() or 1),
         ge=1,
@@ -196,6 +206,15 @@ class ScorerSettings(BaseSettings):
         le=300,
         description="After draining: the longest wait for requests in flight, in seconds.",
     )
+
+    @model_validator(mode="after")
+    def _captures_need_fixed_shapes(self) -> Self:
+        if self.cuda_graphs == "on" and (self.device != "cuda" or self.shape_buckets == "off"):
+            raise ValueError(
+                f"cuda_graphs on needs the device cuda and shape buckets, not {self.device} with "
+                f"shape_buckets {self.shape_buckets}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _states_are_on_the_cpu(self) -> Self:
