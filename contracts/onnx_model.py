@@ -46,6 +46,11 @@ def _installed(name: str) -> bool:
     return True
 
 
+def has_device(device: Device) -> bool:
+    """Whether the installed runtime was built for it; whether the device itself is there, a session tells."""
+    return _PROVIDERS[device] in onnxruntime.get_available_providers()
+
+
 def check_kernels(library: Path) -> None:
     """Raises ProviderUnavailable where ONNX Runtime cannot load a library of contracts.kernels."""
     _register(onnxruntime.SessionOptions(), library)
@@ -84,7 +89,7 @@ class OnnxModel:
         options.log_severity_level = _WARNING
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         wanted = _PROVIDERS[device]
-        if wanted not in onnxruntime.get_available_providers():
+        if not has_device(device):
             raise ProviderUnavailable(f"{path.name}: {wanted} is not in {check_runtime()}")
         if cuda_graphs and device != "cuda":
             raise ProviderUnavailable(f"{path.name}: CUDA graphs were asked for on the device {device}")

@@ -1,4 +1,4 @@
-"""A scorer that pads to shape buckets and runs through kept buffers gives the same scores, and says how it runs."""
+"""Padded to shape buckets and run through kept buffers, a scorer gives the same scores."""
 
 from __future__ import annotations
 
@@ -67,6 +67,46 @@ async def test_warming_ends_when_its_time_is_over(
     assert warm_buckets(world.generation, loaded.schema, loaded.buckets, RunTime()) == 0
     assert warm_buckets(world.generation, loaded.schema, loaded.buckets, RunTime(), limit_s=-1) == many
     assert f"{many} of {many} shape buckets were not warmed" in caplog.text
+
+
+async def test_a_replay_is_compared_with_a_run(
+    redis: Redis, full_bundle: Bundle, scorer_settings: ScorerSettings
+) -> None:
+    world = await fill(redis, full_bundle)
+    changed = scorer_settings.model_copy(update={"shape_buckets": "on", "max_candidates": 20})
+    loaded = open_generation(world.generation, changed)
+    assert loaded.buckets is not None
+    loaded.model.captures = True  # the CPU passes the numbers of graphs over
+    run = loaded.model.bound._run
+    loaded.model.bound._run = lambda binding, number: None  # replays nothing: what was there stays
+    with pytest.raises(ProviderUnavailable, match=r"CUDA graph of N = 20, T = 16: a replay differs"):
+        warm_buckets(world.generation, loaded.schema, loaded.buckets, RunTime())
+
+    def refuses(binding: object, number: int) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    loaded.model.bound._run = refuses
+    with pytest.raises(ProviderUnavailable, match="not permitted when stream is capturing"):
+        warm_buckets(world.generation, loaded.schema, loaded.buckets, RunTime())
+    loaded.model.bound._run = run
+    assert warm_buckets(world.generation, loaded.schema, loaded.buckets, RunTime()) == 0
+
+
+async def test_refused_graphs_are_said_and_left_out(
+    world: World,
+    scorer_settings: ScorerSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("serving.loaded.wants_cuda_graphs", lambda settings: True)  # which the CPU refuses
+    loaded = open_generation(world.generation, scorer_settings)
+    assert not loaded.model.captures
+    assert (
+        "runs without CUDA graphs: ranker.onnx: CUDA graphs were asked for on the device cpu" in caplog.text
+    )
+    by_all_means = scorer_settings.model_copy(update={"cuda_graphs": "on"})
+    with pytest.raises(ProviderUnavailable, match="on the device cpu"):
+        open_generation(world.generation, by_all_means)
 
 
 async def test_drawn_inputs_are_full_requests(world: World, scorer_settings: ScorerSettings) -> None:
