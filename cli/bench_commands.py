@@ -52,7 +52,11 @@ def bench_gpu(
     candidates: Annotated[
         str, typer.Option(help="Counts of candidates, separated by commas.")
     ] = "100,500,1000",
+    behaviours: Annotated[int, typer.Option(min=1, max=1_000, help="Behaviours of a request.")] = 64,
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of each figure.")] = 3.0,
+    device: Annotated[
+        Literal["cuda", "cpu"], typer.Option(help="cpu: what binding and buckets cost there.")
+    ] = "cuda",
 ) -> None:
     """Rankers on a GPU: latency, throughput, fp32, TF32 and fp16 beside the CPU's scores; one JSON line.
 
@@ -66,7 +70,7 @@ def bench_gpu(
     if not counts or min(counts) < 1:
         raise typer.BadParameter(f"must be at least 1, not {candidates!r}", param_hint="candidates")
     try:
-        print(last_line(run(GpuOptions(models=names, candidates=counts, seconds=seconds))))
+        print(last_line(run(GpuOptions(names, counts, behaviours, seconds=seconds, device=device))))
     except ProviderUnavailable as error:
         typer.echo(f"nothing was measured: {error}", err=True)
         raise typer.Exit(3) from None

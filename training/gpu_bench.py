@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
+from contracts import kernels
 from contracts.errors import InvalidInput, ProviderUnavailable
 from contracts.onnx_model import Device, OnnxModel, check_runtime, has_device
 from contracts.shape_buckets import ShapeBuckets, buckets_for, pad, shape_of
@@ -39,8 +40,8 @@ Run = Callable[[Inputs], Inputs]
 
 @dataclass(frozen=True)
 class GpuOptions:
-    """models: of training.recipes.ranker; candidates: N of the cases, T is `behaviours`; seconds: of each
-    figure; device: cpu only to try the benchmark itself."""
+    """models: of training.recipes.ranker; candidates: N of the cases, T is `behaviours`; seconds: of each way
+    of a case, and of its throughput; device: on cpu it shows what the ways cost there, kernels compiled."""
 
     models: Sequence[str] = MODELS
     candidates: Sequence[int] = CANDIDATES
@@ -53,11 +54,12 @@ class GpuOptions:
 def run(options: GpuOptions) -> dict[str, Any]:
     """Train each ranker a little on planted data and measure; all as one object.
 
-    Ways: `plain` (no buffers kept), `bound` (shape buckets, IO binding), `captured` (CUDA graphs on top),
-    in fp32; `tf32` and `fp16` (dense layers alone, similarities in fp32) bound. Per way `p50_ms`, `p99_ms`
-    of one caller, `rps` of four, `logit_diff`, `score_diff`: the largest from the CPU's fp32. `refused`: ways
-    that this runtime does not run, and why. `flips`: of similarities, how many fall into another of 50
-    buckets than on the CPU, by precision. Raises ProviderUnavailable where there is no such device.
+    Ways: `plain` (no buffers kept), `bound` (IO binding), `buckets` (padded and bound), `captured` (CUDA
+    graphs on top), in fp32; `tf32` and `fp16` (dense layers alone, similarities in fp32) in buckets. Per way
+    `first_ms` (of this shape in its session), `p50_ms`, `p99_ms` of one caller, ways in turn, `rps` of four,
+    `logit_diff`, `score_diff`: the largest from the CPU's fp32. `refused`: ways that this runtime does not
+    run, and why. `flips`: of similarities, how many fall into another of 50 buckets than on the CPU, by
+    precision. Raises ProviderUnavailable where there is no such device.
     """
     for name in options.models:
         if name not in BUILDERS:
@@ -68,20 +70,23 @@ def run(options: GpuOptions) -> dict[str, Any]:
     refused: dict[str, str] = {}
     result: dict[str, Any] = {"device": options.device, "cases": cases, "refused": refused}
     with tempfile.TemporaryDirectory() as scratch:
+        library = kernels.build(Path(scratch)) if options.device == "cpu" else None
         for name in options.models:
             planted = train_planted(name, history_length=options.behaviours, steps=options.steps, seed=0)
             graph = Path(scratch) / f"{name}.onnx"
             write_serving_graph(planted.trained.model, graph, ServingOptions())
             example = planted.inputs(max(options.candidates), options.behaviours, 0)
-            ways = _ways(graph, options, example, refused)
+            ways = _ways(graph, options, example, refused, library)
             result.setdefault("flips", flips(planted, Path(scratch), options))
             for n in options.candidates:
                 requests = [planted.inputs(n, options.behaviours, seed) for seed in range(_REQUESTS)]
-                wanted = [OnnxModel(graph).run(request) for request in requests]
+                model = OnnxModel(graph, kernels=library)
+                wanted = [model.run(request) for request in requests]
+                times = _in_turn(ways, requests, options.seconds)
                 for way, scores in ways.items():
-                    case = {"model": name, "n": n, "t": options.behaviours, "way": way}
-                    parity = differences(wanted, [scores(request) for request in requests])
-                    cases.append({**case, **_speed(scores, requests, options.seconds), **parity})
+                    case = {"model": name, "n": n, "t": options.behaviours, "way": way, **times[way]}
+                    case["rps"] = round(_throughput(scores, requests, options.seconds), 1)
+                    cases.append(case | differences(wanted, [scores(request) for request in requests]))
     return result
 
 
@@ -89,13 +94,19 @@ def last_line(result: Mapping[str, Any]) -> str:
     return json_module.dumps(result)
 
 
-def _ways(graph: Path, options: GpuOptions, example: Inputs, refused: dict[str, str]) -> dict[str, Run]:
+def _ways(
+    graph: Path, options: GpuOptions, example: Inputs, refused: dict[str, str], library: Path | None
+) -> dict[str, Run]:
     """How the graph is run; what cannot be is noted in `refused`. example: inputs tried once with each."""
     halves = graph.with_suffix(".half.onnx")
     onnx.save_model(half_products(onnx.load(str(graph))), str(halves))
     ladder = buckets_for(max(options.candidates), options.behaviours)
-    plain = OnnxModel(graph, device=options.device)
-    ways: dict[str, Run] = {"plain": plain.run, "bound": _in_buckets(plain, ladder)}
+    plain, bound, padded = (OnnxModel(graph, device=options.device, kernels=library) for _ in range(3))
+    ways: dict[str, Run] = {
+        "plain": plain.run,
+        "bound": bound.run_bound,
+        "buckets": _in_buckets(padded, ladder),
+    }
     others: dict[str, Callable[[], OnnxModel]] = {
         "captured": lambda: OnnxModel(graph, device=options.device, cuda_graphs=True),
         "tf32": lambda: OnnxModel(graph, device=options.device, tf32=True),
@@ -106,12 +117,12 @@ def _ways(graph: Path, options: GpuOptions, example: Inputs, refused: dict[str, 
             refused[name] = "the CPU has no TF32"
             continue
         try:
-            padded = _in_buckets(make(), ladder)
-            padded(example)
+            way = _in_buckets(make(), ladder)
+            way(example)
         except Exception as error:  # ORT's exceptions share no base class; a capture fails in its first run
             refused[name] = str(error)
         else:
-            ways[name] = padded
+            ways[name] = way
     return ways
 
 
@@ -126,20 +137,26 @@ def _in_buckets(model: OnnxModel, ladder: ShapeBuckets) -> Run:
     return run_padded
 
 
-def _speed(scores: Run, requests: Sequence[Inputs], seconds: float) -> dict[str, float]:
-    for _ in range(_WARM_RUNS):
-        scores(requests[0])
-    times: list[float] = []
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until or len(times) < len(requests):
-        began = time.perf_counter()
-        scores(requests[len(times) % len(requests)])
-        times.append(1e3 * (time.perf_counter() - began))
+def _in_turn(
+    ways: Mapping[str, Run], requests: Sequence[Inputs], seconds: float
+) -> dict[str, dict[str, Any]]:
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    until = time.perf_counter() + seconds * len(ways)
+    done = 0
+    while time.perf_counter() < until or done <= _WARM_RUNS + len(requests):
+        for way, scores in ways.items():
+            began = time.perf_counter()
+            scores(requests[done % len(requests)])
+            times[way].append(1e3 * (time.perf_counter() - began))
+        done += 1
     return {
-        "p50_ms": round(statistics.median(times), 4),
-        "p99_ms": round(float(np.percentile(times, 99)), 4),
-        "rps": round(_throughput(scores, requests, seconds), 1),
-        "runs": len(times),
+        way: {
+            "first_ms": round(values[0], 4),
+            "p50_ms": round(statistics.median(values[_WARM_RUNS:]), 4),
+            "p99_ms": round(float(np.percentile(values[_WARM_RUNS:], 99)), 4),
+            "runs": len(values) - _WARM_RUNS,
+        }
+        for way, values in times.items()
     }
 
 
