@@ -45,8 +45,10 @@ async def test_the_scorer_gives_the_same_scores(
         assert loaded.buckets is not None
         warm = loaded.model.bound.shapes
         assert warm == len(list(loaded.buckets.buckets.of_one()))
-        wanted = [(await plain.scorer.score(r)).scores for r in requests.values()]
-        got = await asyncio.gather(*(padded.scorer.score(r) for r in requests.values() for _ in range(5)))
+        wanted = [(await plain.scorer.score(r, deadline_s=30)).scores for r in requests.values()]
+        got = await asyncio.gather(
+            *(padded.scorer.score(r, deadline_s=30) for r in requests.values() for _ in range(5))
+        )
         for n, scores in enumerate(got):
             assert np.allclose(scores.scores, wanted[n // 5], rtol=0, atol=1e-6, equal_nan=True)
         assert loaded.model.bound.shapes == warm  # no request pays for new buffers

@@ -180,9 +180,9 @@ async def test_the_scorer_gives_the_same_scores(
         side = states.live.pin("default").user_side
         assert side is not None
         for name, request in requests.items():
-            wanted = (await plain.scorer.score(request)).scores
+            wanted = (await plain.scorer.score(request, deadline_s=30)).scores
             for _ in range(2):
-                got = (await states.scorer.score(request)).scores
+                got = (await states.scorer.score(request, deadline_s=30)).scores
                 assert np.allclose(got, wanted, rtol=0, atol=1e-6, equal_nan=True), name
         counts = side.states.counts()
         assert counts.hits >= len(requests)
@@ -202,12 +202,12 @@ async def test_a_changed_record_is_another_state(
         await until(running.readiness.is_ready)
         loaded = running.live.pin("default")
         assert isinstance(loaded.user_side, CachedUserSide)
-        before = (await running.scorer.score(ASKED)).scores
+        before = (await running.scorer.score(ASKED, deadline_s=30)).scores
         record = np.frombuffer((await full_world.records())["item-8"], SPACE.dtype).copy()
         record["codes"] = -record["codes"]
         record["sequence"] += 1_000
         await full_world.store.commit_window(Window(SPACE, ["item-8"], record, 1_700_000_000_000))
-        after = (await running.scorer.score(ASKED)).scores
+        after = (await running.scorer.score(ASKED, deadline_s=30)).scores
         assert loaded.user_side.states.counts()[:2] == (0, 2)
         untouched = [i for i in range(12) if i != 8]
         assert np.abs(before - after)[untouched].max() > 1e-6
@@ -220,7 +220,7 @@ async def test_a_bundle_in_one_piece_serves_without_states(
     async with open_scorer(states, settings) as running:
         await until(running.readiness.is_ready)
         assert running.live.pin("default").user_side is None
-        assert np.isfinite((await running.scorer.score(ASKED)).scores).all()
+        assert np.isfinite((await running.scorer.score(ASKED, deadline_s=30)).scores).all()
 
 
 def test_a_miss_and_a_hit_run_the_same(full_bundle: Bundle) -> None:
