@@ -30,6 +30,52 @@ def bench_graph(
     run(json=json, models=[name.strip() for name in models.split(",")])
 
 
+@bench_app.command("user-states")
+def bench_user_states(
+    json: Json = False,
+    models: Annotated[
+        str, typer.Option(help="Rankers to measure, separated by commas: din, din_pos, ciubm, dmae.")
+    ] = "dmae,ciubm",
+) -> None:
+    """The serving graph with a user's state kept, computed anew, and in one piece (under two minutes)."""
+    from cli.user_states import kept_states
+    from training.user_side_bench import run
+
+    run(kept_states, json=json, models=[name.strip() for name in models.split(",")])
+
+
+@bench_app.command("gpu")
+def bench_gpu(
+    models: Annotated[
+        str, typer.Option(help="Rankers to measure, separated by commas: din, din_pos, ciubm, dmae.")
+    ] = "dmae,ciubm",
+    candidates: Annotated[
+        str, typer.Option(help="Counts of candidates, separated by commas.")
+    ] = "100,500,1000",
+    behaviours: Annotated[int, typer.Option(min=1, max=1_000, help="Behaviours of a request.")] = 64,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of each figure.")] = 3.0,
+    device: Annotated[
+        Literal["cuda", "cpu"], typer.Option(help="cpu: what binding and buckets cost there.")
+    ] = "cuda",
+) -> None:
+    """Rankers on a GPU: latency, throughput, fp32, TF32 and fp16 beside the CPU's scores; one JSON line.
+
+    Ends with code 3 where there is no GPU or this ONNX Runtime cannot use it.
+    """
+    from contracts.errors import ProviderUnavailable
+    from training.gpu_bench import GpuOptions, last_line, run
+
+    names = [name.strip() for name in models.split(",")]
+    counts = _counts("candidates", candidates)
+    if not counts or min(counts) < 1:
+        raise typer.BadParameter(f"must be at least 1, not {candidates!r}", param_hint="candidates")
+    try:
+        print(last_line(run(GpuOptions(names, counts, behaviours, seconds=seconds, device=device))))
+    except ProviderUnavailable as error:
+        typer.echo(f"nothing was measured: {error}", err=True)
+        raise typer.Exit(3) from None
+
+
 @bench_app.command("train")
 def bench_train(
     json: Json = False,

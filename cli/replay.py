@@ -33,11 +33,12 @@ def replay(
     if not files:
         raise NotFound("captured request", str(path))
     console, rows, bad = Console(stderr=True), [], 0
-    opened: dict[tuple[str, int, bool], tuple[LoadedGeneration, ScorerSettings, bool]] = {}
+    opened: dict[tuple[str, int, bool, bool], tuple[LoadedGeneration, ScorerSettings, bool]] = {}
     with stage(console, f"Scoring {len(files)} captured requests again") as advance:
         for done, file in enumerate(files, 1):
             capture = read(file)
-            of = (capture.generation.id, int(capture.build["threads"]), bool(capture.build["kernels"]))
+            build = capture.build
+            of = (capture.generation.id, int(build["threads"]), bool(build["kernels"]), _in_buckets(capture))
             if of not in opened:
                 opened[of] = _open(capture, ranker, threads, var)
             loaded, settings, kernels = opened[of]
@@ -63,6 +64,10 @@ def read(file: Path) -> Capture:
     return decode_capture(data, file.name)
 
 
+def _in_buckets(capture: Capture) -> bool:
+    return bool(capture.build.get("shape_buckets", False))
+
+
 def _open(
     capture: Capture, ranker: str | None, threads: int | None, var: Path
 ) -> tuple[LoadedGeneration, ScorerSettings, bool]:
@@ -72,6 +77,7 @@ def _open(
             "device": capture.build["device"],
             "threads": threads or capture.build["threads"],
             "kernels": capture.build["kernels"],
+            "shape_buckets": "on" if _in_buckets(capture) else "off",
         }
     )
     kernels = asyncio.run(ranker_kernels(settings, var))

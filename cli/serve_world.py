@@ -111,6 +111,7 @@ def _make(directory: Path, steps: int) -> None:
     from training.graph import write_graph
     from training.literal.ranker import LiteralRanker
     from training.serving_graph.planted import train_planted
+    from training.serving_graph.user_side import write_user_side_checked
     from training.serving_graph.write import write_checked
 
     shutil.rmtree(directory, ignore_errors=True)
@@ -122,6 +123,7 @@ def _make(directory: Path, steps: int) -> None:
     spec = RankerSpec(model.config.to_dict(), planted.space, planted.schema, int((ids["version"] != 0).sum()))
     write_graph(LiteralRanker(model), into / _LITERAL)
     write_checked(model, into / spec.graph, checked)
+    write_user_side_checked(into / spec.graph, into, checked)
     known = np.flatnonzero(ids["version"] != 0)
     item_ids = _item_ids(len(ids))
     write_id_rows(into / spec.id_rows, [item_ids[i] for i in known.tolist()], ids[known])

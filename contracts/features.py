@@ -71,6 +71,17 @@ OPTIONAL_INPUTS = (
 )
 GRAPH_INPUTS = REQUIRED_INPUTS + OPTIONAL_INPUTS
 GRAPH_OUTPUTS = ("logit", "score")
+BEHAVIOUR_INPUTS = ("behaviours", "behaviour_mask", "gaps")  # of a request's history
+ROW_INPUTS = (  # of items, by row
+    "codes",
+    "inv_norm",
+    "attributes",
+    "attribute_values",
+    "id_codes",
+    "id_scale",
+    "id_known",
+    "id_evidence",
+)
 GAP_ROWS = 32
 
 Inputs = dict[str, npt.NDArray[Any]]

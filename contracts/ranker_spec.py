@@ -14,6 +14,8 @@ from contracts.space import Space, space_from_json
 
 RANKER_SPEC_VERSION = 2
 REFERENCE = "reference.onnx"  # the equations term by term: explains scores that ranker.onnx computed
+# ranker.onnx in two (contracts.user_side): what behaviours alone give, and the rest; both or none
+USER, WITH_USER = "user.onnx", "with_user.onnx"
 
 
 @dataclass(frozen=True)

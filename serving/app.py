@@ -48,6 +48,8 @@ from serving.score_log import ScoreLog
 from serving.scored import Observer
 from serving.scorer import Scorer
 from serving.settings import ScorerSettings
+from serving.user_state_metrics import UserStateCollector
+from serving.user_states import UserStates
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +93,11 @@ async def open_scorer(
             closing.push_async_callback(cached.close)
             metrics.registry.register(CacheCollector(cached.cache))
             closing.push_async_callback(cancel, asyncio.create_task(cached.run()))
-        live = LiveGenerations(generations, store, settings, metrics, kernels, cached)
+        states: UserStates | None = None
+        if settings.user_state_bytes:
+            states = UserStates(settings.user_state_bytes)
+            metrics.registry.register(UserStateCollector(states))
+        live = LiveGenerations(generations, store, settings, metrics, kernels, cached, states)
         behaviours = Behaviours(redis) if settings.stored_behaviours else None
         observers: list[Observer] = []
         if settings.score_log is not None:

@@ -4,7 +4,7 @@
                                                     ──> one run ──> each request's own scores
 
 A run that is shared has the rows of all its requests, candidates and behaviours padded to the longest. Only
-requests of one generation share, and only where at most a fifth of what is computed is padding.
+requests of one generation share, 16 at most, and only where at most a fifth of what is computed is padding.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from contracts.features import Assembled, item_inputs, join
 from contracts.request import Priority
 from param_server.store import Fetched
 from serving.admission import RANK
+from serving.bucketed import MOST_REQUESTS
 from serving.loaded import LoadedGeneration
 
 _MOST_PADDING = 0.2
@@ -163,13 +164,14 @@ class Batcher:
             return False
         shapes = [one.shape for one in (*jobs, job)]
         n, t = (max(column) for column in zip(*shapes, strict=True))
-        if len(shapes) * n > self._rows:
+        if len(shapes) > MOST_REQUESTS or len(shapes) * n > self._rows:
             return False
         real = sum(candidates * (1 + behaviours) for candidates, behaviours in shapes)
         return bool(real >= (1 - _MOST_PADDING) * len(shapes) * n * (1 + t))
 
     def _full(self, jobs: Sequence[Job]) -> bool:
-        return (len(jobs) + 1) * max(job.shape[0] for job in jobs) > self._rows
+        more = len(jobs) + 1
+        return more > MOST_REQUESTS or more * max(job.shape[0] for job in jobs) > self._rows
 
     def _latest_start(self, job: Job) -> float:
         """When it must begin to be there in time: two of its runs before, since company costs time."""

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from contracts.errors import shown
 from param_server.whole_files import write_local
+from serving.bucketed import uses_buckets
 from serving.capture_file import Capture, encode_capture, this_build
 from serving.scored import Scored
 from serving.settings import ScorerSettings
@@ -42,7 +43,7 @@ class SlowRequests:
         self._most_bytes = settings.capture_bytes
         self._every_s = 60.0 / settings.capture_per_minute
         self._next_at = 0.0
-        self._build = this_build(settings.device, settings.threads, kernels)
+        self._build = this_build(settings.device, settings.threads, kernels, uses_buckets(settings))
         self._queue: queue.Queue[Scored | None] = queue.Queue(_WAITING)
         slow = Counter(
             "repcenter_slow_requests",

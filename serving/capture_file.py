@@ -57,7 +57,7 @@ class Capture:
     build: Mapping[str, Any]
 
 
-def this_build(device: str, threads: int, kernels: bool) -> dict[str, Any]:
+def this_build(device: str, threads: int, kernels: bool, buckets: bool = False) -> dict[str, Any]:
     """What two runs must have in common to give identical scores."""
     runtime = check_runtime()
     return {
@@ -67,6 +67,7 @@ def this_build(device: str, threads: int, kernels: bool) -> dict[str, Any]:
         "device": device,
         "threads": threads,
         "kernels": kernels,
+        **({"shape_buckets": True} if buckets else {}),
     }
 
 

@@ -25,6 +25,7 @@ from serving.loaded import LoadedGeneration, load_generation
 from serving.metrics import Metrics
 from serving.recorded import RecordedRequests
 from serving.settings import ScorerSettings
+from serving.user_states import UserStates
 
 log = logging.getLogger(__name__)
 _LONGEST_PAUSE_S = 60.0
@@ -72,15 +73,17 @@ class LiveGenerations:
         metrics: Metrics,
         kernels: Path | None = None,
         cached: CachedRows | None = None,
+        states: UserStates | None = None,
     ) -> None:
         """kernels: the library of contracts.kernels that every generation's graph runs with; cached: where
-        requests have their rows from, None = the store."""
+        requests have their rows from, None = the store; states: where users' states are kept, or None."""
         self._generations = generations
         self._store = store
         self._settings = settings
         self._metrics = metrics
         self._kernels = kernels
         self._cached = cached
+        self._states = states
         self.recorded = RecordedRequests(settings.scenes, settings.drift_requests)
         self._serving: dict[str, Serving] = {}
         self._refused: dict[tuple[str, Role], _Refusal] = {}
@@ -142,6 +145,8 @@ class LiveGenerations:
                     await self._follow(scene, pointer)
             if self._cached is not None:
                 self._cached.keep(self._held())
+            if self._states is not None:
+                self._states.keep({loaded.id for loaded in self._held()})
 
     async def _follow(self, scene: str, pointer: ScenePointer) -> None:
         now = self._serving.get(scene)
@@ -187,7 +192,7 @@ class LiveGenerations:
             return None
         try:
             loaded = self._shared(generation_id) or await load_generation(
-                generation_id, self._generations, self._store, self._settings, self._kernels
+                generation_id, self._generations, self._store, self._settings, self._kernels, self._states
             )
             if self._cached is not None:
                 await self._cached.prepare(loaded)
@@ -197,6 +202,8 @@ class LiveGenerations:
             self._refuse(scene, role, generation_id, error, refused)
             return None
         self._refused.pop((scene, role), None)
+        self._metrics.graphs_run(loaded.how)
+        log.info("generation %s: device %s, shape buckets %s, CUDA graphs %s", loaded.id, *loaded.how)
         return loaded
 
     async def _try(self, scene: str, serving: LoadedGeneration, candidate: LoadedGeneration) -> None:

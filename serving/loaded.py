@@ -8,7 +8,7 @@ not give, a golden output that this runtime does not reproduce.
 from __future__ import annotations
 
 import asyncio
-import time
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,30 +16,33 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.bundle import Bundle, open_bundle
-from contracts.codec import CODEC_NAMES, ID_INT8, Rows, id_row_dtype
-from contracts.errors import BrokenBundle, Conflict, Unavailable, UnknownVersion
-from contracts.features import GRAPH_INPUTS, GRAPH_OUTPUTS, Assembled, assemble, given_inputs, item_inputs
-from contracts.items import AttributeValue
+from contracts.codec import CODEC_NAMES, ID_INT8
+from contracts.errors import BrokenBundle, Conflict, ProviderUnavailable, Unavailable, UnknownVersion
+from contracts.features import GRAPH_INPUTS, GRAPH_OUTPUTS, Assembled, given_inputs
 from contracts.manifest import Generation, IdTable
-from contracts.onnx_model import OnnxModel, replay
-from contracts.ranker_spec import REFERENCE, RankerSpec, ranker_spec_from_json
-from contracts.request import Behaviour, ScoreRequest
+from contracts.onnx_model import OnnxModel, Runs, replay
+from contracts.ranker_spec import REFERENCE, USER, WITH_USER, RankerSpec, ranker_spec_from_json
 from contracts.schema import FeatureSchema
 from contracts.space import Space, same_space
+from contracts.user_side import UserSide
 from param_server.generations import Generations
 from param_server.store import Store
+from serving.bucketed import BucketedRuns, HowGraphsRun, bucketed, wants_cuda_graphs
 from serving.run_time import RunTime
 from serving.settings import ScorerSettings
+from serving.user_states import CachedUserSide, UserStates
+from serving.warm_up import warm, warm_buckets
 
-_WARM_CANDIDATES = (1, 20, 100, 200)
-_WARM_VALUES: dict[str, AttributeValue] = {"categorical": "a", "numeric": 1.0}
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedGeneration:
     """Held by the scenes that serve it and by each request that pinned it; freed when the last lets go.
 
-    reference: the graph that explains scores, None where the bundle has none.
+    reference: the graph that explains scores, None where the bundle has none. user_side: the graph in two,
+    for single requests, None where no states are kept or the bundle has it in one piece only.
+    buckets: the graph in few shapes, None where it runs in those that come.
     """
 
     id: str
@@ -48,6 +51,8 @@ class LoadedGeneration:
     model: OnnxModel
     run_time: RunTime = field(default_factory=RunTime)
     reference: Path | None = None
+    user_side: CachedUserSide | None = None
+    buckets: BucketedRuns | None = None
 
     @property
     def space(self) -> Space:
@@ -57,13 +62,25 @@ class LoadedGeneration:
     def id_table(self) -> IdTable:
         return self.generation.id_table
 
+    @property
+    def how(self) -> HowGraphsRun:
+        """For the log and a metric."""
+        captured = self.buckets is not None and self.model.captures
+        return HowGraphsRun(
+            self.model.device, "off" if self.buckets is None else "on", "captured" if captured else "off"
+        )
+
     def run(
         self,
         assembled: Assembled,
         inputs: dict[str, npt.NDArray[np.generic]],
     ) -> npt.NDArray[np.float32]:
         """Index arrays, what requests carry and row inputs -> scores (B, N) float32."""
-        outputs = self.model.run({**inputs, **assembled.inputs()}, ["score"])
+        alone = self.user_side is not None and len(assembled.candidates) == 1
+        graph: Runs = self.model if self.buckets is None else self.buckets
+        if self.user_side is not None and alone:
+            graph = self.user_side
+        outputs = graph.run({**inputs, **assembled.inputs()}, ["score"])
         scores: npt.NDArray[np.float32] = outputs["score"]
         return scores
 
@@ -74,10 +91,12 @@ async def load_generation(
     store: Store,
     settings: ScorerSettings,
     kernels: Path | None = None,
+    states: UserStates | None = None,
 ) -> LoadedGeneration:
     """Check the tables, then open, replay and warm the ranker beside whatever serves now.
 
-    kernels: the library of contracts.kernels, None = ONNX Runtime's own operators.
+    kernels: the library of contracts.kernels, None = ONNX Runtime's own operators. states: where users'
+    states are kept, None = nowhere.
     Raises NotFound, SpaceMismatch, Conflict, BrokenBundle, UnknownVersion, Unavailable.
     """
     await store.check_server()
@@ -88,27 +107,69 @@ async def load_generation(
         raise Unavailable(
             f"ID table {generation.id_table.name!r} of generation {generation_id} is not sealed"
         )
-    return await asyncio.to_thread(open_generation, generation, settings, kernels)
+    return await asyncio.to_thread(open_generation, generation, settings, kernels, states)
 
 
 def open_generation(
-    generation: Generation, settings: ScorerSettings, kernels: Path | None = None
+    generation: Generation,
+    settings: ScorerSettings,
+    kernels: Path | None = None,
+    states: UserStates | None = None,
 ) -> LoadedGeneration:
-    """The blocking part of `load_generation`: digests, specification, session, golden replay, warm-up."""
+    """The blocking part of `load_generation`: digests, specification, session, golden replay, warm-up.
+
+    Raises ProviderUnavailable where CUDA graphs are asked for by all means and refused.
+    """
+    if wants_cuda_graphs(settings):
+        try:
+            return _open(generation, settings, kernels, states, cuda_graphs=True)
+        except ProviderUnavailable as error:
+            if settings.cuda_graphs == "on":
+                raise
+            log.warning("generation %s runs without CUDA graphs: %s", generation.id, error)
+    return _open(generation, settings, kernels, states, cuda_graphs=False)
+
+
+def _open(
+    generation: Generation,
+    settings: ScorerSettings,
+    kernels: Path | None,
+    states: UserStates | None,
+    *,
+    cuda_graphs: bool,
+) -> LoadedGeneration:
     bundle = open_bundle(generation.ranker_uri, generation.ranker_digest)
     if bundle.manifest.kind != "ranker":
         raise Conflict(f"bundle {bundle.digest[:12]} is a bundle of kind {bundle.manifest.kind}, not ranker")
     spec = ranker_spec_from_json(dict(bundle.manifest.content))
     check_spec(spec, generation)
     model = OnnxModel(
-        bundle.file(spec.graph), device=settings.device, threads=settings.threads, kernels=kernels
+        bundle.file(spec.graph),
+        device=settings.device,
+        threads=settings.threads,
+        kernels=kernels,
+        cuda_graphs=cuda_graphs,
     )
     _check_signature(model, spec.schema, bundle)
     replay(bundle, {_golden_graph(bundle): model}, spec.tolerance)
     reference = bundle.file(REFERENCE) if REFERENCE in bundle.manifest.files else None
-    loaded = LoadedGeneration(generation.id, generation, spec.schema, model, reference=reference)
+    side = None if states is None else _user_side(bundle, spec, settings, kernels)
+    loaded = LoadedGeneration(
+        generation.id,
+        generation,
+        spec.schema,
+        model,
+        reference=reference,
+        user_side=None if side is None or states is None else CachedUserSide(side, states, generation.id),
+        buckets=bucketed(model, settings, spec.schema.history_length),
+    )
     try:
-        _warm(loaded)
+        graphs: list[Runs] = [model] if loaded.buckets is None else []
+        warm(generation, spec.schema, [*graphs, *([] if side is None else [side])], loaded.run_time)
+        if loaded.buckets is not None:
+            warm_buckets(generation, spec.schema, loaded.buckets, loaded.run_time)
+    except ProviderUnavailable:
+        raise
     except Exception as error:  # ORT's exceptions share no base class
         raise BrokenBundle(
             f"bundle {bundle.digest[:12]}: the graph cannot run its schema: {error}"
@@ -154,36 +215,29 @@ def _check_signature(model: OnnxModel, schema: FeatureSchema, bundle: Bundle) ->
         raise BrokenBundle(f"bundle {bundle.digest[:12]}: the graph reads {untold}, which its schema lacks")
 
 
+def _user_side(
+    bundle: Bundle, spec: RankerSpec, settings: ScorerSettings, kernels: Path | None
+) -> UserSide | None:
+    """The graph in two, proven as the whole is; None where the bundle has no such files."""
+    if not {USER, WITH_USER} <= bundle.manifest.files.keys():
+        return None
+    first, second = (
+        OnnxModel(bundle.file(name), device=settings.device, threads=settings.threads, kernels=kernels)
+        for name in (USER, WITH_USER)
+    )
+    side = UserSide(first, second)
+    untold = sorted(set(side.input_names) - set(given_inputs(spec.schema)))
+    if untold:
+        raise BrokenBundle(
+            f"bundle {bundle.digest[:12]}: the user side reads {untold}, which its schema lacks"
+        )
+    worst = replay(bundle, {_golden_graph(bundle): side}, spec.tolerance)
+    log.info("bundle %s: users' states reproduce its golden outputs within %.3g", bundle.digest[:12], worst)
+    return side
+
+
 def _golden_graph(bundle: Bundle) -> str:
     graphs = sorted(bundle.golden())
     if len(graphs) != 1:
         raise BrokenBundle(f"bundle {bundle.digest[:12]}: golden inputs of {graphs}, expected one graph")
     return graphs[0]
-
-
-def _warm(loaded: LoadedGeneration) -> None:
-    """Run small to large shapes, so that no request pays for ONNX Runtime's first allocations.
-
-    Everything that a request may give is given.
-    """
-    schema = loaded.schema
-    length = schema.history_length
-    for n, t in zip(_WARM_CANDIDATES, (0, min(16, length), min(64, length), length), strict=True):
-        request = ScoreRequest(
-            [f"c{i}" for i in range(n)],
-            [Behaviour(f"b{j}", j) for j in range(t)],
-            user={f.field.name: _WARM_VALUES[f.field.kind] for f in schema.user},
-            context={f.field.name: _WARM_VALUES[f.field.kind] for f in schema.context},
-            timestamp_ms=length,
-            query={m.name: [1.0] * m.dim for m in schema.query},
-        )
-        assembled = assemble([request], schema)
-        rows = len(assembled.item_ids)
-        records: Rows = np.zeros(rows, dtype=loaded.space.dtype)
-        id_rows: Rows = np.zeros(rows, dtype=id_row_dtype(loaded.id_table.codec, loaded.id_table.dim))
-        known = np.ones(rows, dtype=np.bool_)
-        inputs = item_inputs(records, known, id_rows, known, schema)
-        loaded.run(assembled, inputs)
-        began = time.perf_counter()
-        loaded.run(assembled, inputs)  # again: now nothing is allocated any more
-        loaded.run_time.observe(n, t, time.perf_counter() - began)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from contracts.scores import STATUS_NAMES, Scores
 from doors.link_metrics import LinkMetrics
+from serving.bucketed import HowGraphsRun
 from serving.drift import Drift
 from serving.generation_metrics import GenerationMetrics, OneGeneration
 
@@ -55,6 +56,13 @@ class Metrics:
             "repcenter_kernels_info",
             "1 for what graphs run with: compiled kernels, or portable (ONNX Runtime's own operators).",
             ["kernels"],
+            registry=self.registry,
+        )
+        self._graphs = Gauge(
+            "repcenter_graph_runs_info",
+            "1 for how the graph loaded last runs: device, whether in shape buckets, whether as CUDA graphs "
+            "(captured, or off).",
+            ["device", "shape_buckets", "cuda_graphs"],
             registry=self.registry,
         )
         self._swaps = Counter(
@@ -131,6 +139,10 @@ class Metrics:
     def runs_with(self, kernels: Literal["compiled", "portable"]) -> None:
         """Said once, at start."""
         self._kernels.labels(kernels).set(1)
+
+    def graphs_run(self, how: HowGraphsRun) -> None:
+        self._graphs.clear()
+        self._graphs.labels(*how).set(1)
 
     def swapped(self, scene: str, old: str | None, new: str) -> None:
         if old is not None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from contracts.errors import BrokenBundle
 from contracts.features import assemble, item_inputs
+from serving.bucketed import uses_buckets
 from serving.capture_file import Capture, this_build
 from serving.loaded import LoadedGeneration, open_generation
 from serving.settings import ScorerSettings
@@ -65,7 +66,7 @@ def replay_capture(
     scores = np.where(known[assembled.candidates[0]], scores, np.float32(np.nan))
     both = ~(np.isnan(scores) & np.isnan(capture.scores))
     apart = np.abs(scores[both].astype(np.float64) - capture.scores[both])
-    now = this_build(settings.device, settings.threads, kernels)
+    now = this_build(settings.device, settings.threads, kernels, uses_buckets(settings))
     return Replayed(
         scores,
         float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0)),

@@ -40,6 +40,16 @@ class ScorerSettings(BaseSettings):
         "<var_dir>/kernels, and run them on the CPU. Without a C compiler, or with false, the same scores "
         "come slower.",
     )
+    shape_buckets: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Pad requests to few shapes and run them through buffers kept for each (docs/gpu.md); "
+        "auto: on a GPU. On the CPU it costs time.",
+    )
+    cuda_graphs: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Capture a CUDA graph per shape and replay it; auto: where ONNX Runtime allows it, else "
+        "a warning; on: a generation that cannot be captured is refused. Needs a GPU and shape buckets.",
+    )
     workers: int = Field(
         default_factory=lambda: max(1, os.cpu_count() or 1),
         ge=1,
@@ -133,6 +143,13 @@ class ScorerSettings(BaseSettings):
         "<var_dir>/cache. 0: none.",
     )
     cache_warm_s: float = Field(default=5.0, gt=0, le=600, description="Longest time for that, in seconds.")
+    user_state_bytes: int = Field(
+        default=0,
+        ge=0,
+        le=1 << 40,
+        description="Memory for what users' behaviours alone give to a graph, kept while the same behaviours "
+        "come again (docs/benchmarks/user-states.md); 0: it is computed with each request. For the CPU.",
+    )
     poll_s: float = Field(
         default=1.0, gt=0, le=60, description="How often the scenes' active pointers are read, in seconds."
     )
@@ -223,6 +240,23 @@ class ScorerSettings(BaseSettings):
         """batch_window_ms in seconds, or what it is on this device."""
         default_ms = 1.0 if self.device == "cuda" else 0.0
         return (default_ms if self.batch_window_ms is None else self.batch_window_ms) / 1e3
+
+    @model_validator(mode="after")
+    def _captures_need_fixed_shapes(self) -> Self:
+        if self.cuda_graphs == "on" and (self.device != "cuda" or self.shape_buckets == "off"):
+            raise ValueError(
+                f"cuda_graphs on needs the device cuda and shape buckets, not {self.device} with "
+                f"shape_buckets {self.shape_buckets}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _states_are_on_the_cpu(self) -> Self:
+        if self.user_state_bytes and self.device != "cpu":
+            raise ValueError(
+                f"user_state_bytes {self.user_state_bytes} needs the device cpu, not {self.device}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_request_fits(self) -> Self:

@@ -28,6 +28,7 @@ from training.literal.ranker import LiteralRanker
 from training.loop import TrainedRanker
 from training.reliability import CalibrationReport
 from training.reliability_plot import write_reliability
+from training.serving_graph.user_side import write_user_side_checked
 from training.serving_graph.write import ServingOptions, write_checked
 from training.weights import WEIGHTS, Overlay, write_weights
 
@@ -90,6 +91,7 @@ def export_ranker(
     reference_parity = check_parity(trained.model, literal, example, calibration=calibration)
     options = ServingOptions(calibration=calibration)
     parity = write_checked(trained.model, directory / spec.graph, checked, options)
+    user_side_parity = write_user_side_checked(directory / spec.graph, directory, example)
     known = np.flatnonzero(trained.ids.known if overlay is None else trained.ids.known & overlay.changed)
     known_ids = [item_ids[row - 1] for row in known.tolist()]
     write_id_rows(directory / spec.id_rows, known_ids, id_rows[known])
@@ -99,6 +101,7 @@ def export_ranker(
         **(report or {}),
         "parity": parity._asdict(),
         "reference_parity": reference_parity,
+        "user_side_parity": user_side_parity,
         "int8": int8_change.to_json(gate),
         "training": trained.log,
     }

@@ -34,6 +34,7 @@ from training.models.ranker import Ranker
 from training.models.recency import RecencySimilarityConfig
 from training.models.similarity import side_by_side
 from training.models.view import Requests
+from training.serving_graph.user_side import write_user_side
 from training.serving_graph.write import write_serving_graph
 
 Array = npt.NDArray[Any]
@@ -109,6 +110,7 @@ def make_bundle(directory: Path, ranker: Ranker, *, explains: bool = False, spac
     evidence = np.log1p(rng.integers(0, 5, len(WITH_ID_ROW))).astype(np.float32)
     write_id_rows(directory / "id_rows.parquet", list(WITH_ID_ROW), encode_id_rows(vectors, evidence))
     write_serving_graph(ranker, directory / "ranker.onnx")
+    write_user_side(directory / "ranker.onnx", directory)
     if explains:
         letter = LiteralRanker(ranker)
         write_graph(letter, directory / REFERENCE, explained=letter)

@@ -138,6 +138,7 @@ async def test_the_ring_is_bounded(
     def count(outcome: str) -> float:
         return registry.get_sample_value("repcenter_slow_requests_total", {"outcome": outcome}) or 0.0
 
+    assert set(this_build("cpu", 1, False, True)) - set(this_build("cpu", 1, False)) == {"shape_buckets"}
     size = len(encode_capture(Capture(**{**vars(capture), "build": this_build("cpu", 1, False)})))
     wanted = (1 << 20) // size + 5
 

@@ -17,9 +17,10 @@ from contracts.errors import BrokenBundle, InvalidInput
 from contracts.features import GRAPH_OUTPUTS, assemble, item_inputs
 from contracts.kernels import build
 from contracts.onnx_model import OnnxModel, replay
-from contracts.ranker_spec import ranker_spec_from_json
+from contracts.ranker_spec import USER, WITH_USER, ranker_spec_from_json
 from contracts.request import Behaviour, ScoreRequest
 from contracts.schema import FeatureSchema
+from contracts.user_side import UserSide
 from param_server.id_rows import read_id_rows
 from tests.training import tiny
 from tests.training.serving_graph.rankers import ranker, requests
@@ -105,6 +106,9 @@ def test_the_bundle_opens_replays_and_says_what_it_is(exported: tuple[TrainedRan
     assert 0 < parity["tabulated"] <= tolerance(trained)
     assert (parity["cells"] is not None) == tabulates(trained)
     assert 0 < spec.report["reference_parity"] <= PARITY
+    assert 0 <= spec.report["user_side_parity"] <= 1e-6
+    side = UserSide(OnnxModel(opened.file(USER)), OnnxModel(opened.file(WITH_USER)))
+    assert replay(opened, {"ranker": side}, spec.tolerance) <= 1e-5
     assert replay(opened, {"ranker": OnnxModel(opened.file(spec.graph))}, spec.tolerance) == 0
     if (library := build(bundle.path.parent)) is not None:
         served = OnnxModel(opened.file(spec.graph), kernels=library)
