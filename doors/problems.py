@@ -53,20 +53,10 @@ def install_problems(app: FastAPI, process: str) -> None:
     """Answer every error of this app with a problem; an unforeseen one points to the process's log."""
 
     async def our_error(request: Request, error: Exception) -> Response:
-        """The server logs the trace; the answer tells nothing of our insides."""
-        status, _, title = STATUSES["internal"]
-        return _answer(
-            {
-                "type": "urn:repcenter:problem:internal",
-                "title": title,
-                "status": status,
-                "detail": f"the {process}'s log says more",
-                "instance": request.url.path,
-            }
-        )
+        return unforeseen(request.url.path, process)
 
-    app.add_exception_handler(RepcenterError, _repcenter_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(RepcenterError, _refused)
+    app.add_exception_handler(RequestValidationError, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, our_error)
 
@@ -77,18 +67,34 @@ def _answer(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -
     )
 
 
-async def _repcenter_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RepcenterError)
+def refusal(error: RepcenterError | RequestValidationError, path: str) -> Response:
+    """The answer to a request that is refused."""
+    if isinstance(error, RequestValidationError):
+        return _answer(validation_problem(error.errors(), path))
     if error.code == "internal":
-        log.error("%s: %s", request.url.path, error)
+        log.error("%s: %s", path, error)
     wait_s = retry_after_s(error)
     headers = {} if wait_s is None else {"Retry-After": str(max(1, math.ceil(wait_s)))}
-    return _answer(problem(error, request.url.path), headers)
+    return _answer(problem(error, path), headers)
 
 
-async def _validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return _answer(validation_problem(error.errors(), request.url.path))
+def unforeseen(path: str, process: str) -> Response:
+    """The server logs the trace; the answer tells nothing of our insides."""
+    status, _, title = STATUSES["internal"]
+    return _answer(
+        {
+            "type": "urn:repcenter:problem:internal",
+            "title": title,
+            "status": status,
+            "detail": f"the {process}'s log says more",
+            "instance": path,
+        }
+    )
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RepcenterError | RequestValidationError)
+    return refusal(error, request.url.path)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -20,6 +20,7 @@ from contracts.errors import Overloaded
 from contracts.request import PRIORITIES, Priority
 
 RETRY_AFTER_S = 1.0
+_NAMED = b'"priority"'
 _ROWS = {"low": 0.5, "normal": 1.0, "high": 1.25}
 _WAIT = {"low": 0.5, "normal": 1.0, "high": 1.0}
 RANK: dict[Priority, int] = {priority: rank for rank, priority in enumerate(PRIORITIES)}
@@ -67,6 +68,11 @@ class Admission:
                 f"loop, the limit is {most_s * 1e3:.0f} ms",
                 RETRY_AFTER_S,
             )
+
+    def check_unread(self, body: bytes) -> None:
+        """`check` before a JSON body is parsed: one that names no priority has the normal one."""
+        if _NAMED not in body:
+            self.check()
 
     def enter(self, rows: int, priority: Priority = "normal") -> None:
         """Count `rows` in, or raise Overloaded. With nothing in flight any priority may have the limit."""

@@ -30,7 +30,6 @@ from serving.brought import Brought
 from serving.cache_metrics import CacheCollector
 from serving.cached_rows import CachedRows
 from serving.capture import SlowRequests
-from serving.early_refusal import EarlyRefusal
 from serving.encode_metrics import EncodeMetrics
 from serving.encode_settings import EncodeSettings
 from serving.encoder_link import EncoderLink
@@ -44,6 +43,7 @@ from serving.oip_rpc import InferenceService
 from serving.readiness import Readiness
 from serving.rest import create_rest
 from serving.rpc import ScorerService, scorer_server
+from serving.score_door import ScoreDoor
 from serving.score_log import ScoreLog
 from serving.scored import Observer
 from serving.scorer import Scorer
@@ -131,10 +131,12 @@ async def open_scorer(
             *services, settings.host, settings.grpc_port, settings.max_body_bytes, guarded, tracing
         )
         closing.push_async_callback(rpc.stop, settings.stop_s)
-        rest = create_rest(scorer, listing, readiness, metrics, settings.max_body_bytes, inference)
-        gate = EarlyRefusal(rest, scorer.admission, metrics, settings.max_body_bytes)
+        door = ScoreDoor(scorer, metrics, settings.max_body_bytes)
+        rest = create_rest(scorer, listing, readiness, metrics, settings.max_body_bytes, inference, door)
         url = await closing.enter_async_context(
-            http_server(gate, settings.host, settings.http_port, settings.stop_s, guarded, tracing)
+            http_server(
+                door.before(rest), settings.host, settings.http_port, settings.stop_s, guarded, tracing
+            )
         )
         await rpc.start()
         for background in (live.run(), follow(readiness.check, rpc.tell, settings.poll_s)):

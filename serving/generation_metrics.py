@@ -50,12 +50,16 @@ class OneGeneration:
         self._candidates = [metrics.candidates.labels(*self._labels, name) for _, name in _RESULTS]
         self._scores = metrics.scores.labels(*self._labels)
 
-    def scored(self, scores: Scores) -> None:
-        self._duration.observe(scores.timings.total_ms / 1e3)
-        counts = np.bincount(scores.statuses, minlength=len(STATUS_NAMES))
+    def scored(self, answers: Sequence[Scores]) -> None:
+        """At least one."""
+        for scores in answers:
+            self._duration.observe(scores.timings.total_ms / 1e3)
+        statuses = np.concatenate([scores.statuses for scores in answers])
+        counts = np.bincount(statuses, minlength=len(STATUS_NAMES))
         for series, (status, _) in zip(self._candidates, _RESULTS, strict=True):
             series.inc(int(counts[status]))
-        self._scores.inc(float(scores.scores[np.isin(scores.statuses, COMPUTED)].sum()))
+        told = np.concatenate([scores.scores for scores in answers])
+        self._scores.inc(float(told[np.isin(statuses, COMPUTED)].sum(dtype=np.float64)))
 
     def remove(self) -> None:
         self._metrics.duration.remove(*self._labels)

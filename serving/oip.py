@@ -38,7 +38,6 @@ from contracts.request import PRIORITIES, Behaviour, MissingPolicy, Priority, Sc
 from contracts.schema import FeatureSchema
 from contracts.scores import Scores
 from serving.content_json import read_contents
-from serving.early_refusal import PRIORITY
 from serving.live import LiveGenerations
 from serving.loaded import LoadedGeneration
 from serving.scorer import Scorer
@@ -117,9 +116,8 @@ class OpenInference:
         return ModelInfo(name, (loaded.id,), _input_infos(loaded.schema), _output_infos())
 
     def check_admission(self, body: bytes) -> None:
-        """Overloaded, before it is parsed, where a call that names no priority would be refused."""
-        if PRIORITY not in body:
-            self._scorer.admission.check()
+        """Overloaded, before it is parsed, where the call would be refused."""
+        self._scorer.admission.check_unread(body)
 
     async def infer(self, call: InferCall, deadline_s: float | None = None) -> InferAnswer:
         """Score all requests of a call, or none: the first error of `Scorer.score` is raised."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
@@ -25,14 +23,12 @@ from serving.metrics import Metrics
 from serving.oip import OpenInference
 from serving.oip_rest import add_open_inference
 from serving.readiness import Readiness
+from serving.score_door import ScoreDoor
 from serving.score_json import (
     EXAMPLE_ANSWER,
     ScoreAnswer,
     ScoreBody,
-    parse_score_body,
     request_body_schema,
-    score_answer,
-    server_timing,
 )
 from serving.scorer import Scorer
 
@@ -55,8 +51,9 @@ def create_rest(
     metrics: Metrics,
     max_body_bytes: int,
     inference: OpenInference,
+    door: ScoreDoor,
 ) -> FastAPI:
-    """The door's ASGI app."""
+    """The door's ASGI app. door: answers POST /v1/score, which is documented here."""
     app = FastAPI(
         title="Repcenter scorer",
         version="1",
@@ -80,30 +77,7 @@ def create_rest(
         """Scores come back in the order of the candidates, with a status each: `ok` (the item's content
         was found), `cold` (its ID row alone), `missing` (neither: the score is null), `default` (neither:
         the score is the request's default) or `encoded` (with the content that the request brought)."""
-        began = time.perf_counter()
-        outcome = "internal"
-        try:
-            body = parse_score_body(await read_body(request, max_body_bytes))
-            asked = _asked(body)
-            work = scorer.score(asked.request, asked.deadline_s, asked.generation)
-            scores = await while_connected(request, work)
-            outcome = "ok"
-            return Response(
-                score_answer(scores, body.candidates, body.top_k),
-                media_type=_JSON,
-                headers={"X-Generation": scores.generation, "Server-Timing": server_timing(scores)},
-            )
-        except RepcenterError as error:
-            outcome = error.code
-            raise
-        except RequestValidationError:
-            outcome = "invalid"
-            raise
-        except ClientDisconnect:
-            outcome = "cancelled"
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-        finally:
-            metrics.request("http", outcome, time.perf_counter() - began)
+        return await door.answer(request)
 
     @scoring.post(
         "/v1/score/many",
@@ -117,7 +91,9 @@ def create_rest(
     async def score_several(request: Request) -> Response:
         """Answers come back in the order of the requests: what POST /v1/score says of one, or its problem.
         One that is refused stops no other."""
-        bodies = parse_many(await read_body(request, max_body_bytes))
+        data = await read_body(request, max_body_bytes)
+        scorer.admission.check_unread(data)
+        bodies = parse_many(data)
         asked = [_asked_or_not(body) for body in bodies]
         try:
             outcomes = await while_connected(request, score_many(scorer, metrics, "http", asked))

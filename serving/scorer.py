@@ -12,7 +12,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +27,7 @@ from param_server.store import Fetched, Store
 from serving.admission import Admission
 from serving.batcher import Batcher, Computed, Job
 from serving.behaviours import with_stored
-from serving.brought import Brought, brings
+from serving.brought import Brought, Resolved, brings
 from serving.explain import Explanations
 from serving.live import LiveGenerations
 from serving.loaded import LoadedGeneration
@@ -100,11 +99,10 @@ class Scorer:
         run_s: float | None = None
         task = asyncio.current_task()
         try:
-            if request.request_id is None:
-                request = replace(request, request_id=self._ids.next())
+            request_id = request.request_id or self._ids.next()
             loaded = self._live.pin(request.scene, generation, request)
             if not request.candidates:
-                return _empty(request, loaded, began)
+                return _empty(request, request_id, loaded, began)
             predicted_s = loaded.run_time.predict(len(request.candidates), self._history(request, loaded))
             self.admission.begin(predicted_s, began + limit_s - time.perf_counter(), priority)
             run_s = predicted_s
@@ -121,12 +119,13 @@ class Scorer:
                 if task is not None and task.cancelling():  # swallowed by `wait_for` before Python 3.12
                     raise asyncio.CancelledError
                 fetched_at = time.perf_counter()
-                waits = self.admission.aside(predicted_s, priority) if brings(request) else nullcontext()
-                with waits:
-                    resolved = await self._brought.resolve(
-                        request, loaded, assembled, fetched, began + limit_s, predicted_s
-                    )
-                request, assembled, fetched = resolved.request, resolved.assembled, resolved.fetched
+                resolved: Resolved | None = None
+                if brings(request):
+                    with self.admission.aside(predicted_s, priority):
+                        resolved = await self._brought.resolve(
+                            request, loaded, assembled, fetched, began + limit_s, predicted_s
+                        )
+                    request, assembled, fetched = resolved.request, resolved.assembled, resolved.fetched
                 refuse_missing(request, assembled, fetched)
                 job = Job(loaded, assembled, fetched, began + limit_s, priority)
                 work = self.batcher.submit(job)
@@ -139,7 +138,8 @@ class Scorer:
             loaded.run_time.observe(*computed.size, computed.assemble_s + computed.run_s)
             self._metrics.ran(computed.requests)
         scores, statuses, completeness = _mark(loaded, assembled, fetched, computed.scores)
-        statuses, completeness = resolved.mark(statuses, completeness)
+        if resolved is not None:
+            statuses, completeness = resolved.mark(statuses, completeness)
         scores, statuses = fill_missing(request, scores, statuses)
         if stored:
             completeness = replace(completeness, behaviours_source="stored")
@@ -157,15 +157,17 @@ class Scorer:
                 assemble_ms=(assembled_at - read_at + asked_at - began + computed.assemble_s) * 1e3,
                 run_ms=computed.run_s * 1e3,
                 total_ms=(time.perf_counter() - began) * 1e3,
-                encode_ms=resolved.encode_s * 1e3,
+                encode_ms=0.0 if resolved is None else resolved.encode_s * 1e3,
             ),
-            request.request_id or "",
+            request_id,
         )
         self._metrics.scored(result)
         self._live.recorded.add(request, loaded.schema.history_length, now_ms)
-        scored = Scored(request, now_ms, loaded, assembled, fetched, result)
-        for observe in self._observers:
-            observe(scored)
+        if self._observers or request.explain:
+            named = replace(request, request_id=request_id)
+            scored = Scored(named, now_ms, loaded, assembled, fetched, result)
+            for observe in self._observers:
+                observe(scored)
         if request.explain:
             result = replace(result, explanations=await self._explanations.of(scored, began + limit_s))
         return result
@@ -196,27 +198,35 @@ def _mark(
     loaded: LoadedGeneration, assembled: Assembled, fetched: Fetched, scores: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8], Completeness]:
     """Scores (NaN where missing) and statuses per candidate, and what was found."""
-    status_of_row = np.zeros(len(assembled.item_ids) + 1, dtype=np.uint8)
-    status_of_row[1:] = np.where(fetched.found, OK, np.where(fetched.id_found, COLD, MISSING))
-    statuses = status_of_row[assembled.candidates[0]]
-    behaviours = status_of_row[assembled.behaviours[0][assembled.behaviour_mask[0]]]
-    missing = statuses == MISSING
-    context = assembled.request_inputs.get("context")
+    rows, context = fetched.found, assembled.request_inputs.get("context")
+    behaviours = int(np.count_nonzero(assembled.behaviour_mask))
+    count = len(scores)
+    statuses: npt.NDArray[np.uint8]
+    if rows.all():
+        statuses, behaviours_found, candidates_found = np.full(count, OK, np.uint8), behaviours, count
+    else:
+        status_of_row = np.zeros(len(rows) + 1, dtype=np.uint8)
+        status_of_row[1:] = np.where(rows, OK, np.where(fetched.id_found, COLD, MISSING))
+        statuses = status_of_row[assembled.candidates[0]]
+        of_behaviours = status_of_row[assembled.behaviours[0][assembled.behaviour_mask[0]]]
+        behaviours_found = int(np.count_nonzero(of_behaviours != MISSING))
+        candidates_found = int(np.count_nonzero(statuses != MISSING))
+        scores = np.where(statuses == MISSING, np.float32(np.nan), scores)
     return (
-        np.where(missing, np.float32(np.nan), scores),
+        scores,
         statuses,
         Completeness(
-            behaviours_asked=len(behaviours),
-            behaviours_found=int(np.count_nonzero(behaviours != MISSING)),
-            candidates_asked=len(statuses),
-            candidates_found=len(statuses) - int(np.count_nonzero(missing)),
+            behaviours_asked=behaviours,
+            behaviours_found=behaviours_found,
+            candidates_asked=count,
+            candidates_found=candidates_found,
             columns_asked=len(loaded.schema.request_columns),
             columns_found=0 if context is None else int(columns_given(context, loaded.schema)[0]),
         ),
     )
 
 
-def _empty(request: ScoreRequest, loaded: LoadedGeneration, began: float) -> Scores:
+def _empty(request: ScoreRequest, request_id: str, loaded: LoadedGeneration, began: float) -> Scores:
     """No candidates, no work: graphs refuse an empty axis."""
     return Scores(
         request.scene,
@@ -225,6 +235,6 @@ def _empty(request: ScoreRequest, loaded: LoadedGeneration, began: float) -> Sco
         np.zeros(0, dtype=np.uint8),
         Completeness(0, 0, 0, 0),
         Timings(0.0, 0.0, 0.0, 0.0, (time.perf_counter() - began) * 1e3),
-        request.request_id or "",
+        request_id,
         () if request.explain else None,
     )

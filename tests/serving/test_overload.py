@@ -176,11 +176,11 @@ async def test_an_early_refusal_is_counted_and_keeps_the_connection(running: Run
             assert answer.json()["instance"] == "/v1/score"
         assert (await raw.post("/v1/score", content=pieces())).json()["statuses"] == ["ok"]
         large = await raw.post("/v1/score", content=b'"priority"' + b" " * (5 << 20))
-        assert large.status_code == 429
+        assert large.status_code == 413
         assert (await raw.get("/v1/score")).status_code == 405
         exposed = (await raw.get("/metrics")).text
         name = "repcenter_score_request_duration_seconds_count"
-        assert f'{name}{{door="http",outcome="overloaded"}} 4.0' in exposed
+        assert f'{name}{{door="http",outcome="overloaded"}} 3.0' in exposed
     running.scorer.admission.end(60.0)
 
 
