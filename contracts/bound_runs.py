@@ -6,6 +6,7 @@ was captured with, so buffers are never given away again; beyond the bounds, fur
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from contracts.errors import InvalidInput
 
+log = logging.getLogger(__name__)
 MOST_SHAPES = 256
 MOST_BYTES = 1 << 30  # of inputs and outputs; what a run needs in between is the runtime's own
 _NUMPY = {
@@ -77,6 +79,7 @@ class BoundRuns:
         self._inputs, self._outputs = inputs, outputs
         self._most_shapes, self._most_bytes = most_shapes, most_bytes
         self._bound: dict[tuple[Any, ...], _Bound] = {}
+        self._refused = False  # the device had no room for buffers: no further shape gets any
         self.bytes = 0
         self.lock = threading.Lock()
 
@@ -117,17 +120,23 @@ class BoundRuns:
         shapes = {name: self._shape(name, sizes) for name in outputs}
         needed = sum(inputs[name].nbytes for name in self._inputs.dims)
         needed += sum(math.prod(s) * np.dtype(self._outputs.dtype(n)).itemsize for n, s in shapes.items())
-        if len(self._bound) >= self._most_shapes or self.bytes + needed > self._most_bytes:
+        if self._refused or len(self._bound) >= self._most_shapes or self.bytes + needed > self._most_bytes:
             return None
         binding = self._new_binding()
         given, made = {}, {}
         for name in self._inputs.dims:
             self._check_type(name, inputs[name])
-            given[name] = self._allocate(inputs[name].shape, self._inputs.dtype(name))
-            binding.bind_ortvalue_input(name, given[name])
-        for name, shape in shapes.items():
-            made[name] = self._allocate(shape, self._outputs.dtype(name))
-            binding.bind_ortvalue_output(name, made[name])
+        try:
+            for name in self._inputs.dims:
+                given[name] = self._allocate(inputs[name].shape, self._inputs.dtype(name))
+                binding.bind_ortvalue_input(name, given[name])
+            for name, shape in shapes.items():
+                made[name] = self._allocate(shape, self._outputs.dtype(name))
+                binding.bind_ortvalue_output(name, made[name])
+        except Exception as error:  # ORT's exceptions share no base class
+            self._refused = True
+            log.warning("no buffers for further shapes: %s", error)
+            return None
         self._bound[key] = _Bound(len(self._bound) + 1, binding, given, made)
         self.bytes += needed
         return self._bound[key]

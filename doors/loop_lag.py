@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections import deque
 
-_EVERY_S = 0.005
-_BEATS = 4  # one long turn makes one beat late, a queue that stands makes all of them late
+_EVERY_S = 0.01
+_BEATS = 3  # one long turn makes one beat late, a queue that stands makes all of them late
 _NOTHING_S = 0.001  # timers are that coarse
 
 

@@ -128,10 +128,16 @@ async def open_scorer(
         inference = OpenInference(scorer, live)
         services = ScorerService(scorer, listing, metrics), InferenceService(inference, readiness, metrics)
         rpc = scorer_server(
-            *services, settings.host, settings.grpc_port, settings.max_body_bytes, guarded, tracing
+            *services,
+            settings.host,
+            settings.grpc_port,
+            settings.max_body_bytes,
+            settings.max_calls,
+            guarded,
+            tracing,
         )
         closing.push_async_callback(rpc.stop, settings.stop_s)
-        door = ScoreDoor(scorer, metrics, settings.max_body_bytes)
+        door = ScoreDoor(scorer, metrics, settings.max_body_bytes, settings.max_calls)
         rest = create_rest(scorer, listing, readiness, metrics, settings.max_body_bytes, inference, door)
         url = await closing.enter_async_context(
             http_server(

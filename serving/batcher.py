@@ -12,9 +12,9 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
 import numpy as np
@@ -29,20 +29,18 @@ from serving.bucketed import MOST_REQUESTS
 from serving.loaded import LoadedGeneration
 
 _MOST_PADDING = 0.2
+_FEW = 64  # jobs that may wait before those that were given up are looked for
 
 
 @dataclass(frozen=True)
 class Computed:
-    """scores: (N,) float32; times in seconds, run_s of the whole run; requests: that shared it; size: its
-    candidates, all requests', and its behaviours, as padded; first: true for one of those requests."""
+    """scores: (N,) float32; times in seconds, run_s of the whole run; requests: that shared it."""
 
     scores: npt.NDArray[np.float32]
     queue_s: float
     assemble_s: float
     run_s: float
     requests: int
-    size: tuple[int, int]
-    first: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +65,19 @@ class Batcher:
     """`workers` threads that run graphs.
 
     rows: candidates of one run, padding included, up to which requests share it; 0 = none shares. window_s:
-    how long a worker with nothing else to do waits for company, less where a deadline is near.
+    how long a worker with nothing else to do waits for company, less where a deadline is near. ran: told how
+    many requests shared a run, in a worker's thread.
     """
 
-    def __init__(self, workers: int, rows: int = 0, window_s: float = 0.0) -> None:
-        self._rows, self._window_s = rows, window_s
+    def __init__(
+        self,
+        workers: int,
+        rows: int = 0,
+        window_s: float = 0.0,
+        ran: Callable[[int], None] = lambda requests: None,
+    ) -> None:
+        self._rows, self._window_s, self._ran = rows, window_s, ran
+        self._tidy_at = _FEW
         self._waiting: list[tuple[int, int, Job]] = []
         self._order = itertools.count()
         lock = threading.Lock()
@@ -88,6 +94,8 @@ class Batcher:
         with self._came:
             if self._closed:
                 raise RuntimeError("the batcher is closed")
+            if len(self._waiting) >= self._tidy_at:
+                self._tidy()
             heappush(self._waiting, (-RANK[job.priority], next(self._order), job))
             (self._company if self._gathering else self._came).notify()
         return job.answer
@@ -106,7 +114,22 @@ class Batcher:
 
     def _work(self) -> None:
         while jobs := self._next():
-            _run(jobs)
+            self._run(jobs)
+
+    def _run(self, jobs: Sequence[Job]) -> None:
+        """Answer all of them. Where a shared run fails, each is run alone: the fault may be one request's."""
+        try:
+            answers = _compute(jobs)
+        except Exception as error:
+            if len(jobs) == 1:
+                jobs[0].answer.set_exception(error)
+            else:
+                for job in jobs:
+                    self._run([job])
+            return
+        for job, answer in zip(jobs, answers, strict=True):
+            job.answer.set_result(answer)
+        self._ran(len(jobs))
 
     def _next(self) -> list[Job]:
         """The jobs of the next run, taken by a worker that is free; none once closed."""
@@ -145,37 +168,60 @@ class Batcher:
                 return job
         return None
 
+    def _tidy(self) -> None:
+        """Let go of jobs that nobody waits for: what is always overtaken would never be taken."""
+        self._waiting = [entry for entry in self._waiting if not entry[2].answer.cancelled()]
+        heapify(self._waiting)
+        self._tidy_at = max(_FEW, 2 * len(self._waiting))
+
     def _join_in(self, jobs: list[Job]) -> None:
         """Move waiting jobs that fit beside `jobs` there, the most urgent first."""
+        shared = _Shared(jobs)
         kept: list[tuple[int, int, Job]] = []
-        waiting, self._waiting = self._waiting, []
-        while waiting:
-            entry = heappop(waiting)
+        while self._waiting and not shared.full(self._rows):
+            entry = heappop(self._waiting)
             job = entry[2]
-            if not self._fits(jobs, job):
+            if job.loaded is not jobs[0].loaded or not shared.fits(job.shape, self._rows):
                 kept.append(entry)
             elif _wanted(job):
                 jobs.append(job)
-        heapify(kept)
-        self._waiting = kept
-
-    def _fits(self, jobs: Sequence[Job], job: Job) -> bool:
-        if job.loaded is not jobs[0].loaded:
-            return False
-        shapes = [one.shape for one in (*jobs, job)]
-        n, t = (max(column) for column in zip(*shapes, strict=True))
-        if len(shapes) > MOST_REQUESTS or len(shapes) * n > self._rows:
-            return False
-        real = sum(candidates * (1 + behaviours) for candidates, behaviours in shapes)
-        return bool(real >= (1 - _MOST_PADDING) * len(shapes) * n * (1 + t))
+                shared.add(job.shape)
+        for entry in kept:
+            heappush(self._waiting, entry)
 
     def _full(self, jobs: Sequence[Job]) -> bool:
-        more = len(jobs) + 1
-        return more > MOST_REQUESTS or more * max(job.shape[0] for job in jobs) > self._rows
+        return _Shared(jobs).full(self._rows)
 
     def _latest_start(self, job: Job) -> float:
         """When it must begin to be there in time: two of its runs before, since company costs time."""
         return job.deadline_at - 2 * job.loaded.run_time.predict(*job.shape)
+
+
+class _Shared:
+    """The shape of a run that requests share: of the longest, N and T; what of it is no padding."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._requests = self._n = self._t = self._real = 0
+        for job in jobs:
+            self.add(job.shape)
+
+    def add(self, shape: tuple[int, int]) -> None:
+        n, t = shape
+        self._requests += 1
+        self._n, self._t = max(self._n, n), max(self._t, t)
+        self._real += n * (1 + t)
+
+    def fits(self, shape: tuple[int, int], rows: int) -> bool:
+        """Whether one more may join a run of so many candidates at most."""
+        requests = self._requests + 1
+        n, t = max(self._n, shape[0]), max(self._t, shape[1])
+        real = self._real + shape[0] * (1 + shape[1])
+        small = requests <= MOST_REQUESTS and requests * n <= rows
+        return small and real >= (1 - _MOST_PADDING) * requests * n * (1 + t)
+
+    def full(self, rows: int) -> bool:
+        """Whether none of any shape may."""
+        return self._requests >= MOST_REQUESTS or (self._requests + 1) * self._n > rows
 
 
 def _wanted(job: Job) -> bool:
@@ -186,21 +232,6 @@ def _wanted(job: Job) -> bool:
         return True
     job.answer.set_exception(DeadlineExceeded("the deadline passed before a worker was free"))
     return False
-
-
-def _run(jobs: Sequence[Job]) -> None:
-    """Answer all of them. Where a shared run fails, each is run alone: the fault may be one request's."""
-    try:
-        answers = _compute(jobs)
-    except Exception as error:
-        if len(jobs) == 1:
-            jobs[0].answer.set_exception(error)
-        else:
-            for job in jobs:
-                _run([job])
-        return
-    for job, answer in zip(jobs, answers, strict=True):
-        job.answer.set_result(answer)
 
 
 def _compute(jobs: Sequence[Job]) -> list[Computed]:
@@ -214,17 +245,13 @@ def _compute(jobs: Sequence[Job]) -> list[Computed]:
     inputs = item_inputs(fetched.records, fetched.found, fetched.id_rows, fetched.id_found, loaded.schema)
     ready = time.perf_counter()
     scores = loaded.run(assembled, inputs)
-    whole = Computed(
-        scores[0],
-        0.0,
-        ready - started,
-        time.perf_counter() - ready,
-        len(jobs),
-        (assembled.candidates.size, assembled.behaviours.shape[1]),
-        False,
-    )
+    ended = time.perf_counter()
+    size = assembled.candidates.size, assembled.behaviours.shape[1]
+    loaded.run_time.observe(*size, ended - started)  # whoever still waits: what was slow is known to be
     return [
-        replace(whole, scores=scores[b, : job.shape[0]], queue_s=started - job.queued_at, first=not b)
+        Computed(
+            scores[b, : job.shape[0]], started - job.queued_at, ready - started, ended - ready, len(jobs)
+        )
         for b, job in enumerate(jobs)
     ]
 

@@ -33,7 +33,7 @@ from contracts.scores import ENCODED, Completeness
 from contracts.space import Space
 from param_server.store import Fetched
 from serving.encoder_link import Answer
-from serving.encoding import Asked, Encoding
+from serving.encoding import Encoding, Pending
 from serving.loaded import LoadedGeneration
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class Brought:
             time.perf_counter() - began if query is not None or wanted else 0.0,
         )
 
-    def _ask_query(self, request: ScoreRequest, loaded: LoadedGeneration, until: float) -> Asked | None:
+    def _ask_query(self, request: ScoreRequest, loaded: LoadedGeneration, until: float) -> Pending | None:
         """None where there is nothing to encode, or nobody to read it."""
         if not (request.query_text or request.query_image):
             return None

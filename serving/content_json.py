@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
+import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 
-from contracts.errors import InvalidInput, shown
+from contracts.errors import InvalidInput, TooLarge, shown
 from contracts.item_json import read_item
 from contracts.items import Item
 
@@ -27,7 +28,8 @@ class ContentBody:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
     title: Annotated[str | None, Field(description="Short for text.title.")] = None
     text: Annotated[
-        dict[str, str], Field(description="The fields of the encoder's text template, by name.")
+        dict[str, Annotated[Any, WithJsonSchema({"type": "string"})]],
+        Field(description="The fields of the encoder's text template, by name."),
     ] = field(default_factory=dict)
     attributes: Annotated[dict[str, Column], Field(description="Categorical and numeric, by name.")] = field(
         default_factory=dict
@@ -39,12 +41,16 @@ class ContentBody:
     ] = None
 
 
-_CONTENTS = TypeAdapter(dict[str, ContentBody])
+_CONTENT = TypeAdapter(ContentBody)
+_MOST = 1_024  # whatever the operator allows
+Content = Annotated[Any, WithJsonSchema(_CONTENT.json_schema())]
 
 
-def contents_of(bodies: Mapping[str, ContentBody]) -> dict[str, Item]:
-    """Items by id, not checked further. InvalidInput, TooLarge name the item and its field."""
-    return {item_id: _item(item_id, body) for item_id, body in bodies.items()}
+def contents_of(bodies: Mapping[str, Any], where: str = "contents") -> dict[str, Item]:
+    """JSON values by id -> items, not checked further. InvalidInput, TooLarge name the item and its field."""
+    if len(bodies) > _MOST:
+        raise TooLarge(where, len(bodies), _MOST, "items")
+    return {item_id: _item(item_id, _body(place(item_id, where), body)) for item_id, body in bodies.items()}
 
 
 def read_contents(text: str, where: str) -> dict[str, Item]:
@@ -52,16 +58,28 @@ def read_contents(text: str, where: str) -> dict[str, Item]:
     if not text:
         return {}
     try:
-        return contents_of(_CONTENTS.validate_json(text))
+        bodies = orjson.loads(text)
+    except ValueError as error:
+        raise InvalidInput(where, text, "must be a JSON object") from error
+    if not isinstance(bodies, dict):
+        raise InvalidInput(where, text, "must be a JSON object")
+    return contents_of(bodies, where)
+
+
+def _body(where: str, value: object) -> ContentBody:
+    try:
+        return _CONTENT.validate_python(value, strict=False)  # what JSON gives needs no conversion
     except ValidationError as error:
+        if error.error_count() > _MOST:
+            raise InvalidInput(where, "…", f"has {error.error_count()} errors") from None
         first = error.errors(include_url=False, include_context=False)[0]
         path = ".".join([where, *map(str, first["loc"])])
         raise InvalidInput(path, first["input"], first["msg"]) from error
 
 
-def place(item_id: str) -> str:
+def place(item_id: str, where: str = "contents") -> str:
     """How errors name the content of an item."""
-    return f"contents[{shown(item_id)}]"
+    return f"{where}[{shown(item_id)}]"
 
 
 def _item(item_id: str, body: ContentBody) -> Item:

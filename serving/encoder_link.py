@@ -7,6 +7,7 @@ not answer is given up by the breaker, until one call in a while has an answer. 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -33,6 +34,7 @@ from param_server.breaker import Breaker, BreakerLimits, BreakerOpen
 from serving.client import GrpcClient
 from serving.encode_settings import EncodeSettings
 
+log = logging.getLogger(__name__)
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 2_000),  # which is how long an attempt to connect may take
@@ -84,7 +86,8 @@ class EncoderLink:
         try:
             call = self._breaker.begin()
         except BreakerOpen as error:
-            raise Unavailable(str(error)) from None
+            log.debug("%s", error)
+            raise Unavailable("the encoder has not answered lately") from None
         try:
             found = await self._ask(items, left_s)
         except RepcenterError as error:
@@ -94,6 +97,8 @@ class EncoderLink:
                 self._breaker.abandoned(call)
             else:
                 self._breaker.failed(call, error)
+                log.debug("%s", error)  # it says where the encoder is
+                raise Unavailable("the encoder does not answer") from error
             raise _told(error) from error
         except BaseException:
             self._breaker.abandoned(call)

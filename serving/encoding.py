@@ -47,7 +47,7 @@ class Encoding:
         for call in list(self._calls):
             await cancel(call)
 
-    def ask(self, space: Space, items: Sequence[Item], until: float) -> Asked:
+    def ask(self, space: Space, items: Sequence[Item], until: float) -> Pending:
         """Begin at once what nobody has asked for yet, in one call. until: time.perf_counter()."""
         keys = [content_key(space, item) for item in items]
         wanted = dict(zip(keys, items, strict=True))
@@ -64,7 +64,7 @@ class Encoding:
         own = self.start(
             space, {k: i for k, i in wanted.items() if k not in known and k not in joined}, until
         )
-        return Asked(self, space, wanted, keys, known, own, joined, until)
+        return Pending(self, space, wanted, keys, known, own, joined, until)
 
     def start(self, space: Space, items: dict[Key, Item], until: float) -> dict[Key, Flight]:
         """One call for contents that are not on their way."""
@@ -118,7 +118,7 @@ class Encoding:
                 self._kept.popitem(last=False)
 
 
-class Asked:
+class Pending:
     """Contents that were asked for, some of them by others."""
 
     def __init__(

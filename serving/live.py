@@ -94,7 +94,11 @@ class LiveGenerations:
         return dict(self._serving)
 
     def pin(
-        self, scene: str, generation_id: str | None = None, request: ScoreRequest | None = None
+        self,
+        scene: str,
+        generation_id: str | None = None,
+        request: ScoreRequest | None = None,
+        request_id: str = "",
     ) -> LoadedGeneration:
         """The scene's live generation, or its canary where that is the one asked for, or the request's user
         gets it. NotFound, Unavailable, Conflict (a generation was asked for that is neither)."""
@@ -111,7 +115,7 @@ class LiveGenerations:
                 if loaded.id == generation_id:
                     return loaded
             raise Conflict(f"scene {scene!r} serves generation {serving.loaded.id}, not {generation_id!r}")
-        if trial is not None and request is not None and trial.canary.takes(_whose(request)):
+        if trial is not None and request is not None and trial.canary.takes(_whose(request, request_id)):
             return trial.loaded
         return serving.loaded
 
@@ -250,8 +254,8 @@ class LiveGenerations:
         )
 
 
-def _whose(request: ScoreRequest) -> bytes:
-    """What decides about the canary: the user; of a request that names none, its id."""
+def _whose(request: ScoreRequest, request_id: str) -> bytes:
+    """What decides about the canary: the user; of a request that names none, the id that it has or got."""
     if request.user_id is not None:
         return b"u" + request.user_id.encode()
-    return b"r" + (request.request_id or "").encode()
+    return b"r" + (request.request_id or request_id).encode()

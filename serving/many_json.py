@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import orjson
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from contracts.errors import RepcenterError
+from contracts.errors import RepcenterError, TooLarge
 from contracts.problem import error_of, problem, validation_problem
 from contracts.scores import Scores
 from serving.score_json import (
@@ -26,6 +26,7 @@ from serving.score_json import (
 )
 
 _PATH = "/v1/score/many"
+_MANY_AT_A_GLANCE = 1_024
 EXAMPLE_OUTCOMES: dict[str, Any] = {
     "outcomes": [
         {"answer": EXAMPLE_ANSWER, "problem": None},
@@ -46,7 +47,7 @@ EXAMPLE_OUTCOMES: dict[str, Any] = {
 @dataclass(frozen=True)
 class _Many:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
-    requests: list[ScoreBody]
+    requests: Annotated[list[ScoreBody], FailFast(), Field(max_length=_MANY_AT_A_GLANCE)]
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,9 @@ class ManyAnswer(BaseModel):
 _MANY, _ENVELOPE = TypeAdapter(_Many), TypeAdapter(_Envelope)
 
 
-def parse_many(body: bytes) -> Sequence[ScoreBody | RepcenterError]:
-    """The requests, each one or why it cannot be read. RequestValidationError where the call cannot be."""
+def parse_many(body: bytes, most: int) -> Sequence[ScoreBody | RepcenterError]:
+    """The requests, each one or why it cannot be read. RequestValidationError where the call cannot be,
+    TooLarge where there are more than `most`."""
     try:
         return _MANY.validate_json(body).requests
     except ValidationError:
@@ -81,6 +83,8 @@ def parse_many(body: bytes) -> Sequence[ScoreBody | RepcenterError]:
         parts = _ENVELOPE.validate_json(body).requests
     except ValidationError as error:
         raise refused(error) from error
+    if len(parts) > most:
+        raise TooLarge("requests", len(parts), most, "requests")
     return [_parse(to_json(part, inf_nan_mode="constants")) for part in parts]
 
 

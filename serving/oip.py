@@ -130,9 +130,13 @@ class OpenInference:
             raise InvalidInput("inputs", [t.name for t in call.inputs], "lack candidates")
         requests = score_requests(call, self._scorer.limits.requests)
         limit_s = _shortest(deadline_s, _deadline_s(call.parameters))
-        # tasks of one gather begin before anything else does: they pin one generation
+        # one answer has one generation: that of the first request. Tasks of one gather begin before anything
+        # else does, so it is still there when they pin it
+        version = call.version
+        if len(requests) > 1:
+            version = self._live.pin(call.model, version, requests[0], call.id).id
         outcomes = await asyncio.gather(
-            *(self._scorer.score(r, limit_s, call.version) for r in requests), return_exceptions=True
+            *(self._scorer.score(r, limit_s, version) for r in requests), return_exceptions=True
         )
         answers = []
         for outcome in outcomes:
@@ -361,7 +365,7 @@ def _answer(call: InferCall, candidates: Tensor, answers: Sequence[Scores]) -> I
     found = [a.completeness for a in answers]
     return InferAnswer(
         call.model,
-        ",".join(sorted({a.generation for a in answers})),
+        answers[0].generation,
         call.id,
         {
             "candidates_asked": sum(c.candidates_asked for c in found),

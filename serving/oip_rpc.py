@@ -89,6 +89,8 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
         began = time.perf_counter()
         outcome = "internal"
         try:
+            if "priority" not in request.parameters:
+                self._inference.check_admission(b"")
             remaining = context.time_remaining()
             answer = await self._inference.infer(
                 infer_call(request), None if remaining is None else min(remaining, _LONGEST_DEADLINE_S)

@@ -91,11 +91,11 @@ def create_rest(
     async def score_several(request: Request) -> Response:
         """Answers come back in the order of the requests: what POST /v1/score says of one, or its problem.
         One that is refused stops no other."""
-        data = await read_body(request, max_body_bytes)
-        scorer.admission.check_unread(data)
-        bodies = parse_many(data)
-        asked = [_asked_or_not(body) for body in bodies]
         try:
+            data = await read_body(request, max_body_bytes)
+            scorer.admission.check_unread(data)
+            bodies = parse_many(data, scorer.limits.requests)
+            asked = [_asked_or_not(body) for body in bodies]
             outcomes = await while_connected(request, score_many(scorer, metrics, "http", asked))
         except ClientDisconnect:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -119,14 +119,11 @@ def create_rest(
     return app
 
 
-def _asked(body: ScoreBody) -> Asked:
-    deadline_s = None if body.deadline_ms is None else body.deadline_ms / 1e3
-    return Asked(body.request(), deadline_s, body.generation)
-
-
 def _asked_or_not(body: ScoreBody | RepcenterError) -> Asked | RepcenterError:
     """One of many that cannot be asked is refused alone."""
     try:
-        return body if isinstance(body, RepcenterError) else _asked(body)
+        if isinstance(body, RepcenterError):
+            return body
+        return Asked(body.request(), body.deadline_s, body.generation)
     except RepcenterError as error:
         return error

@@ -49,6 +49,7 @@ _PRIORITIES: dict[int, Priority] = {
     pb.REQUEST_PRIORITY_HIGH: "high",
 }
 _LONGEST_DEADLINE_S = 60.0
+_OTHER_CALLS = 64  # health watches
 _ERRORS = GrpcErrors(SERVICE, "scorer")
 
 
@@ -128,6 +129,7 @@ def scorer_server(
     host: str,
     port: int,
     max_body_bytes: int,
+    max_calls: int,
     protection: Protection | None = None,
     tracing: Tracing | None = None,
 ) -> GrpcServer:
@@ -139,7 +141,15 @@ def scorer_server(
 
     others = (oip_rpc.SERVICE,)
     return GrpcServer(
-        SERVICE, add, host, port, max_body_bytes, others=others, protection=protection, tracing=tracing
+        SERVICE,
+        add,
+        host,
+        port,
+        max_body_bytes,
+        max_calls=max_calls + _OTHER_CALLS,
+        others=others,
+        protection=protection,
+        tracing=tracing,
     )
 
 

@@ -6,6 +6,7 @@ anything is parsed; a body that names its priority is looked at: its turn may co
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import NamedTuple
@@ -15,9 +16,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from contracts.errors import RepcenterError
+from contracts.errors import Overloaded, RepcenterError
 from doors.body import read_body
 from doors.problems import refusal, unforeseen
+from serving.admission import RETRY_AFTER_S
 from serving.disconnect import CLIENT_CLOSED_REQUEST, while_connected
 from serving.metrics import Metrics
 from serving.score_json import parse_score_body, score_answer, server_timing
@@ -37,20 +39,33 @@ _ROUTE = _Route(PATH)
 class ScoreDoor:
     """Answers, whoever asks."""
 
-    def __init__(self, scorer: Scorer, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(self, scorer: Scorer, metrics: Metrics, max_body_bytes: int, max_calls: int) -> None:
+        """max_calls: POSTs in flight, whatever their path."""
         self._scorer, self._metrics = scorer, metrics
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes, self._max_calls = max_body_bytes, max_calls
+        self._calls = 0
 
     def before(self, app: ASGIApp) -> ASGIApp:
         """An app that answers here, and gives every other path and method to `app`."""
 
         async def fronted(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
-                scope["route"] = _ROUTE  # as a router would: traces are named by it
-                answer = await self.answer(Request(scope, receive))
-                await answer(scope, receive, send)
-            else:
+            if scope["type"] != "http" or scope["method"] != "POST":
                 await app(scope, receive, send)
+                return
+            if self._calls >= self._max_calls:
+                full = Overloaded(f"{self._calls} calls are in flight", RETRY_AFTER_S)
+                await refusal(full, scope["path"])(scope, receive, send)
+                return
+            self._calls += 1
+            try:
+                if scope["path"] == PATH:
+                    scope["route"] = _ROUTE  # as a router would: traces are named by it
+                    answer = await self.answer(Request(scope, receive))
+                    await answer(scope, receive, send)
+                else:
+                    await app(scope, receive, send)
+            finally:
+                self._calls -= 1
 
         return fronted
 
@@ -61,8 +76,7 @@ class ScoreDoor:
             data = await read_body(request, self._max_body_bytes)
             self._scorer.admission.check_unread(data)
             body = parse_score_body(data)
-            deadline_s = None if body.deadline_ms is None else body.deadline_ms / 1e3
-            work = self._scorer.score(body.request(), deadline_s, body.generation)
+            work = self._scorer.score(body.request(), body.deadline_s, body.generation)
             scores = await while_connected(request, work)
             outcome = "ok"
             return Response(
@@ -76,6 +90,9 @@ class ScoreDoor:
         except ClientDisconnect:
             outcome = "cancelled"
             return Response(status_code=CLIENT_CLOSED_REQUEST)
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
         except Exception:
             log.exception("%s", PATH)
             return unforeseen(PATH, "scorer")

@@ -70,7 +70,7 @@ class Scorer:
             settings.max_concurrent_rows, settings.workers, settings.max_wait_ms / 1e3, lag_s
         )
         self._explanations = Explanations(self.admission, settings.threads)
-        self.batcher = Batcher(settings.workers, settings.shared_rows, settings.shared_window_s)
+        self.batcher = Batcher(settings.workers, settings.shared_rows, settings.shared_window_s, metrics.ran)
         metrics.rows_in_flight.set_function(lambda: self.admission.in_flight)
         metrics.predicted_wait.set_function(lambda: self.admission.wait_s)
 
@@ -100,7 +100,7 @@ class Scorer:
         task = asyncio.current_task()
         try:
             request_id = request.request_id or self._ids.next()
-            loaded = self._live.pin(request.scene, generation, request)
+            loaded = self._live.pin(request.scene, generation, request, request_id)
             if not request.candidates:
                 return _empty(request, request_id, loaded, began)
             predicted_s = loaded.run_time.predict(len(request.candidates), self._history(request, loaded))
@@ -134,9 +134,6 @@ class Scorer:
             raise DeadlineExceeded(f"{limit_s * 1e3:.0f} ms were not enough") from error
         finally:
             self._leave(rows, run_s, priority, work)
-        if computed.first:
-            loaded.run_time.observe(*computed.size, computed.assemble_s + computed.run_s)
-            self._metrics.ran(computed.requests)
         scores, statuses, completeness = _mark(loaded, assembled, fetched, computed.scores)
         if resolved is not None:
             statuses, completeness = resolved.mark(statuses, completeness)

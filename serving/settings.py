@@ -72,6 +72,12 @@ class ScorerSettings(BaseSettings):
         description="Items whose content one request may bring to be encoded; more is 413. At most the "
         "encoder's REPCENTER_MAX_ENCODE_REQUEST.",
     )
+    max_calls: int = Field(
+        default=1_000,
+        ge=1,
+        le=100_000,
+        description="Calls in flight at each door, their bodies read or not; more are refused with 429.",
+    )
     max_concurrent_rows: int = Field(
         default=20_000,
         ge=1,

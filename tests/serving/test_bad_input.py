@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -10,8 +11,11 @@ import pytest
 
 from contracts.errors import InvalidInput, RepcenterError, TooLarge
 from contracts.request import Behaviour, ScoreRequest
-from serving.app import RunningScorer
+from param_server.settings import StoreSettings
+from serving.app import RunningScorer, open_scorer
 from serving.client import GrpcClient, HttpClient
+from serving.settings import ScorerSettings
+from tests.serving.conftest import World, until
 
 BAD_JSON: dict[str, tuple[bytes | dict[str, Any], int, str, str]] = {
     # name: body, status, field, part of the value or reason
@@ -127,7 +131,7 @@ BAD_JSON: dict[str, tuple[bytes | dict[str, Any], int, str, str]] = {
     ),
     "query a vector": ({"candidates": [], "query": [1.0]}, 422, "query", "[1.0]"),
     "query number": ({"candidates": [], "query": {"text": 1}}, 422, "query.text", "1"),
-    "query text": ({"candidates": [], "query": {"text": [1, "2"]}}, 422, "query.text[1]", "'2'"),
+    "query text": ({"candidates": [], "query": {"text": [1, "2"]}}, 422, "query.text", "'2'"),
     "query NaN": (b'{"candidates": [], "query": {"text": [NaN]}}', 422, "query.text", "nan"),
     "query 1e308": ({"candidates": [], "query": {"text": [1e308]}}, 422, "query.text", "1e+308"),
     "query long": ({"candidates": [], "query": {"text": [0.5] * 4097}}, 413, "query.text", "4097"),
@@ -228,3 +232,50 @@ async def test_paths_and_methods_that_are_not_there(running: RunningScorer) -> N
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["instance"] == answer.request.url.path
     assert wrong.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {str(i): 0 for i in range(5_000)},
+        {"candidates": [], "contents": {str(i): 0 for i in range(5_000)}, "missing": "encode"},
+        {"candidates": [], "contents": {"a": {str(i): 0 for i in range(5_000)}}, "missing": "encode"},
+        {"candidates": [], "query": {str(i): 0 for i in range(5_000)}},
+    ],
+    ids=["fields", "contents", "fields of a content", "queries"],
+)
+async def test_thousands_of_errors_are_one(running: RunningScorer, body: dict[str, object]) -> None:
+    async with httpx.AsyncClient(base_url=running.http_url) as http:
+        answer = await http.post("/v1/score", json=body)
+        assert answer.status_code in (413, 422)
+        assert len(answer.json()["errors"]) == 1
+        many = await http.post("/v1/score/many", json={"requests": [body]})
+        assert len(many.json()["outcomes"][0]["problem"]["errors"]) == 1
+        assert (await http.post("/v1/score/many", json={"requests": [0] * 5_000})).status_code == 413
+
+
+async def test_calls_in_flight_are_bounded(
+    world: World, settings: StoreSettings, scorer_settings: ScorerSettings
+) -> None:
+    """One whose body does not come holds a place; what is asked by GET does not."""
+    few = scorer_settings.model_copy(update={"max_calls": 1})
+    async with open_scorer(few, settings) as scorer:
+        await until(scorer.readiness.is_ready)
+        host, port = scorer.http_url.removeprefix("http://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
+        await writer.drain()
+        async with httpx.AsyncClient(base_url=scorer.http_url) as http:
+
+            async def refused() -> bool:
+                answer = await http.post("/v1/score", json={"candidates": []})
+                return answer.status_code == 429 and "calls are in flight" in answer.text
+
+            await until(refused)
+            assert (await http.get("/health/ready")).status_code == 200
+            writer.close()
+
+            async def answered() -> bool:
+                return (await http.post("/v1/score", json={"candidates": []})).status_code == 200
+
+            await until(answered)

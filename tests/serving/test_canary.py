@@ -75,6 +75,21 @@ async def test_a_canary_begins_under_load_is_widened_and_promoted(
             by_id = second if rule.takes(b"r" + str(n).encode()) else first
             answer = await http.score(replace(asked(None), request_id=str(n)))
             assert answer.generation == by_id
+        unnamed = [await http.score(asked(None)) for _ in range(60)]
+        assert {answer.generation for answer in unnamed} == {first, second}
+        for answer in unnamed:  # by the id that it was given
+            by_id = second if rule.takes(b"r" + answer.request_id.encode()) else first
+            assert answer.generation == by_id
+        tensors = {
+            "inputs": [
+                {"name": "candidates", "datatype": "BYTES", "shape": [40, 1], "data": [["item-1"]] * 40},
+                {"name": "user_id", "datatype": "BYTES", "shape": [40], "data": USERS},
+            ]
+        }
+        async with httpx.AsyncClient(base_url=running.http_url) as raw:
+            together = (await raw.post("/v2/models/default/infer", json=tensors)).json()
+        assert together["model_version"] == chosen[USERS[0]]  # one answer, one generation
+        assert len(set(together["outputs"][0]["data"])) == 1
         for generation in (first, second):
             assert (await rpc.score(asked("user-1"), generation=generation)).generation == generation
         with pytest.raises(Conflict, match="not 'gother'"):

@@ -339,7 +339,7 @@ async def test_over_the_open_inference_protocol(scorer: Scorer) -> None:
     assert found.parameters["encoded"].int64_param == 3
     for name, data, reason in (
         ("contents", "{", "contents"),
-        ("contents", '{"new-1": {"title": 7}}', r"contents.new-1.title"),
+        ("contents", '{"new-1": {"title": 7}}', "contents['new-1'].title"),
         ("contents", '{"new-1": {"image": "%"}}', "contents['new-1'].image"),
         ("query_image", "%%%", "query_image"),
     ):
@@ -412,7 +412,7 @@ async def test_contents_that_do_not_fit_are_refused(scorer: Scorer) -> None:
         contents["id-64"] = heat
     for body, field in (
         ({"contents": []}, "contents"),
-        ({"contents": {"a": {"item_id": "a"}}}, "contents.a.item_id"),
+        ({"contents": {"a": {"item_id": "a"}}}, "contents['a'].item_id"),
         ({"contents": {"a": {"title": "x", "text": {"title": "y"}}}}, "contents['a'].title"),
         ({"contents": {"a": {"image": "data:x,y"}}}, "contents['a'].image"),
         ({"contents": {"a": {"attributes": {"price": None}}}}, "contents['a'].attributes.price"),
