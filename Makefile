@@ -41,9 +41,9 @@ test-faults: install ## kills, stops, cuts and skewed clocks on real servers (ab
 test-benches: install ## small benchmarks: they train a ranker or install others first (infinity 1.5 GB, LitServe and BentoML 0.6 GB, once)
 	$(BIN)/python -m pytest tests/cli/test_serve_bench.py tests/cli/test_peer_bench.py tests/realtime_infer/test_infinity.py -m benches
 
-test-clients: install ## clients of others, unchanged, in an environment of their own: tritonclient, the protocol's own OpenAPI
+test-clients: install ## clients of others, unchanged, in an environment of their own: tritonclient, KServe, the protocol's own OpenAPI
 	$(PYTHON) -m venv var/clients
-	var/clients/bin/pip install --quiet --disable-pip-version-check 'tritonclient[http,grpc]==2.73.0'
+	var/clients/bin/pip install --quiet --disable-pip-version-check 'tritonclient[http,grpc]==2.73.0' kserve==0.21.0
 	var/clients/bin/pip install --quiet --disable-pip-version-check --no-deps mlserver==1.7.1
 	$(BIN)/python -m pytest tests/serving -m clients
 
