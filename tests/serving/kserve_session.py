@@ -1,4 +1,4 @@
-"""What users of KServe's clients write, run in an environment of its own: URL of HTTP, HOST:PORT of gRPC -> JSON.
+"""What users of KServe's clients write, in an environment of its own: URL of HTTP, HOST:PORT of gRPC -> JSON.
 
 Imports nothing of the project: KServe brings stubs of the same protobuf package.
 """

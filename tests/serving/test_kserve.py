@@ -1,4 +1,4 @@
-"""KServe's clients of the Open Inference Protocol, unchanged (`make test-clients` installs them beside us)."""
+"""KServe's clients of the Open Inference Protocol, unchanged (`make test-clients` installs them)."""
 
 from __future__ import annotations
 
