@@ -17,6 +17,7 @@ from cli.score_request import column, score_request
 from cli.settings import ClientSettings
 from contracts.errors import InvalidInput, NotFound
 from contracts.items import Item
+from contracts.request import Priority
 from serving.client import HttpClient, ItemStatus
 
 _POLL_S = 0.02
@@ -44,6 +45,8 @@ def print_scores(
     query_text: str = "",
     query_image: Path | None = None,
     contents: Path | None = None,
+    user_id: str | None = None,
+    priority: Priority = "normal",
 ) -> None:
     """Best first; items that are not known have no score. user, context: name=value; contents: JSON."""
     request = score_request(
@@ -56,6 +59,8 @@ def print_scores(
         query_text=query_text,
         query_image=query_image,
         contents_file=contents,
+        user_id=user_id,
+        priority=priority,
     )
     answer = _ask(url, lambda client: client.score(request))
     names = answer.status_names()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -149,6 +149,12 @@ def score(
         Path | None,
         typer.Option(help="JSON of what items look like and say, id -> content; those missing are encoded."),
     ] = None,
+    user_id: Annotated[
+        str | None, typer.Option(help="The user; their stored behaviours, without -b.")
+    ] = None,
+    priority: Annotated[
+        Literal["low", "normal", "high"], typer.Option(help="Who goes first where requests wait.")
+    ] = "normal",
     url: Scorer = SCORER_URL,
     json: Json = False,
 ) -> None:
@@ -167,6 +173,8 @@ def score(
         query_text=query_text,
         query_image=query_image,
         contents=contents,
+        user_id=user_id,
+        priority=priority,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from contracts.errors import InvalidInput
 from contracts.items import AttributeValue
-from contracts.request import Behaviour, ScoreRequest
+from contracts.request import Behaviour, Priority, ScoreRequest
 from serving.content_json import read_contents
 
 
@@ -26,6 +26,7 @@ def score_request(
     query_text: str = "",
     query_image: Path | None = None,
     contents_file: Path | None = None,
+    priority: Priority = "normal",
 ) -> ScoreRequest:
     """user, context: name=value; query_file: JSON, modality -> list of numbers; query_image: a picture;
     contents_file: JSON, item id -> content, encoded where an item is missing. InvalidInput names what is
@@ -46,6 +47,7 @@ def score_request(
         query_image=b"" if query_image is None else _bytes(query_image, "--query-image"),
         missing="mask" if contents_file is None else "encode",
         contents=contents,
+        priority=priority,
     )
 
 
