@@ -100,7 +100,7 @@ def _command(peer: Peer, python: Path, port: int, tuned: bool) -> list[str]:
     if peer == "litserve":
         return [str(python), "-m", "loadtests.peers.litserve_app", "given.json", str(port)]
     service = f"loadtests.peers.bentoml_app:{'TunedRankerService' if tuned else 'RankerService'}"
-    serve = [str(python.with_name("bentoml")), "serve", service, "--arg", "given=given.json"]
+    serve = [str(python), "-m", "bentoml", "serve", service, "--arg", "given=given.json"]
     return [*serve, "--host", "127.0.0.1", "--port", str(port)]
 
 
