@@ -14,14 +14,12 @@ from pydantic_core import to_json
 from contracts.errors import RepcenterError, TooLarge
 from contracts.problem import error_of, problem, validation_problem
 from contracts.scores import Scores
+from serving.answer_json import EXAMPLE_ANSWER, ScoreAnswer, score_answer
 from serving.score_json import (
-    EXAMPLE_ANSWER,
     EXAMPLE_BODY,
-    ScoreAnswer,
     ScoreBody,
     parse_score_body,
     refused,
-    score_answer,
     score_body_schema,
 )
 

@@ -17,7 +17,8 @@ from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 
 from contracts.errors import InvalidInput
 from contracts.item_json import decode_base64
-from serving.oip import PICTURES, InferAnswer, InferCall, ModelInfo, check_input
+from serving.oip import InferAnswer, ModelInfo
+from serving.oip_requests import PICTURES, InferCall, check_input
 from serving.tensors import Tensor, bytes_of_values, tensor, values_of_bytes, values_of_json
 
 HEADER_LENGTH = "Inference-Header-Content-Length"

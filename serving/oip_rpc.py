@@ -18,15 +18,13 @@ from doors.grpc_errors import Context, GrpcErrors
 from serving.metrics import Metrics
 from serving.oip import (
     EXTENSIONS,
-    PICTURES,
     PLATFORM,
     InferAnswer,
-    InferCall,
     OpenInference,
     Parameter,
     TensorInfo,
-    check_input,
 )
+from serving.oip_requests import PICTURES, InferCall, check_input
 from serving.readiness import Readiness
 from serving.tensors import DTYPES, Tensor, Values, bytes_of_values, decoded, tensor, values_of_bytes
 

@@ -15,6 +15,7 @@ from contracts.errors import RepcenterError
 from doors.body import read_body
 from doors.health import add_health
 from doors.problems import install_problems, problem_responses
+from serving.answer_json import EXAMPLE_ANSWER, ScoreAnswer
 from serving.disconnect import CLIENT_CLOSED_REQUEST, while_connected
 from serving.listing import Listing
 from serving.many import Asked, score_many
@@ -25,8 +26,6 @@ from serving.oip_rest import add_open_inference
 from serving.readiness import Readiness
 from serving.score_door import ScoreDoor
 from serving.score_json import (
-    EXAMPLE_ANSWER,
-    ScoreAnswer,
     ScoreBody,
     request_body_schema,
 )

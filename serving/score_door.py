@@ -20,9 +20,10 @@ from contracts.errors import Overloaded, RepcenterError
 from doors.body import read_body
 from doors.problems import refusal, unforeseen
 from serving.admission import RETRY_AFTER_S
+from serving.answer_json import score_answer, server_timing
 from serving.disconnect import CLIENT_CLOSED_REQUEST, while_connected
 from serving.metrics import Metrics
-from serving.score_json import parse_score_body, score_answer, server_timing
+from serving.score_json import parse_score_body
 from serving.scorer import Scorer
 
 log = logging.getLogger(__name__)

@@ -28,6 +28,7 @@ from contracts.problem import MEDIA_TYPE, error_of, problem
 from contracts.request import Behaviour, ScoreRequest
 from contracts.rpc.v1 import repcenter_pb2 as pb
 from contracts.scores import Completeness, Scores, Timings
+from serving.answer_json import EXAMPLE_ANSWER, score_answer
 from serving.client import (
     GrpcClient,
     HttpClient,
@@ -41,7 +42,7 @@ from serving.client import (
     score_message,
 )
 from serving.rpc import score_request, score_response
-from serving.score_json import EXAMPLE_ANSWER, parse_score_body, score_answer
+from serving.score_json import parse_score_body
 
 BEFORE_COLUMNS = ("behaviours_asked", "behaviours_found", "candidates_asked", "candidates_found")
 REQUEST = ScoreRequest(

@@ -12,9 +12,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from contracts.request import Behaviour, ScoreRequest
 from param_server import keys
+from serving.answer_json import EXAMPLE_ANSWER, ScoreAnswer
 from serving.app import RunningScorer
 from serving.client import GrpcClient, HttpClient
-from serving.score_json import EXAMPLE_ANSWER, ScoreAnswer
 from tests.serving.conftest import COLD, World
 
 
