@@ -55,6 +55,8 @@ class ScoreDoor:
                 return
             if self._calls >= self._max_calls:
                 full = Overloaded(f"{self._calls} calls are in flight", RETRY_AFTER_S)
+                if scope["path"] == PATH:
+                    self._metrics.request("http", full.code, 0.0)
                 await refusal(full, scope["path"])(scope, receive, send)
                 return
             self._calls += 1
