@@ -107,7 +107,6 @@ def run(options: PeerOptions, var: Path, say: Say) -> dict[str, Any]:
         "versions": {peer: peer_versions(peer, python) for peer, python in pythons.items()},
         "cpu": _processor(),
         "compared": bench.compared,
-        "wrong_scores": 0,
     }
 
 

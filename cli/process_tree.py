@@ -6,12 +6,12 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+from cli.served import cpu_seconds
 from contracts.errors import Unavailable
 
 
@@ -40,8 +40,8 @@ class ProcessTree:
         """CPU seconds so far by process, all threads."""
         taken = {}
         for pid in self.pids():
-            with contextlib.suppress(OSError):  # by the process's CPU clock: nanoseconds
-                taken[pid] = time.clock_gettime((~pid << 3) | 2)
+            with contextlib.suppress(OSError):
+                taken[pid] = cpu_seconds(pid)
         return taken
 
     def since(self, before: dict[int, float]) -> float:

@@ -46,6 +46,13 @@ def on_core(core: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process so far, all threads. OSError where it is gone, Unavailable but on Linux."""
+    if sys.platform == "linux":  # the process's CPU clock by its id: nanoseconds
+        return time.clock_gettime((~pid << 3) | 2)
+    raise Unavailable("the CPU time of another process is read on Linux only")
+
+
 class Served:
     """A running scorer. http_url, grpc_target: of its doors."""
 
@@ -59,9 +66,7 @@ class Served:
 
     def cpu_s(self) -> float:
         """CPU seconds of the process so far, all threads."""
-        if sys.platform == "linux":  # the process's CPU clock by its id: nanoseconds
-            return time.clock_gettime((~self._process.pid << 3) | 2)
-        raise Unavailable("the CPU time of another process is read on Linux only")
+        return cpu_seconds(self._process.pid)
 
 
 @contextlib.contextmanager

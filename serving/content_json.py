@@ -55,15 +55,18 @@ def contents_of(bodies: Mapping[str, Any], where: str = "contents") -> dict[str,
 
 def read_contents(text: str, where: str) -> dict[str, Item]:
     """A JSON object of contents by id, "" = none. InvalidInput, TooLarge name `where` or the item's field."""
-    if not text:
-        return {}
+    return contents_of(json_object(text, where), where) if text else {}
+
+
+def json_object(text: str, where: str) -> dict[str, Any]:
+    """InvalidInput that names `where` where it is none."""
     try:
-        bodies = orjson.loads(text)
+        document = orjson.loads(text)
     except ValueError as error:
         raise InvalidInput(where, text, "must be a JSON object") from error
-    if not isinstance(bodies, dict):
+    if not isinstance(document, dict):
         raise InvalidInput(where, text, "must be a JSON object")
-    return contents_of(bodies, where)
+    return document
 
 
 def _body(where: str, value: object) -> ContentBody:

@@ -74,16 +74,23 @@ def parse_many(body: bytes, most: int) -> Sequence[ScoreBody | RepcenterError]:
     """The requests, each one or why it cannot be read. RequestValidationError where the call cannot be,
     TooLarge where there are more than `most`."""
     try:
-        return _MANY.validate_json(body).requests
+        bodies = _MANY.validate_json(body).requests
     except ValidationError:
         pass  # one of them, or all of it: read again, one by one
+    else:
+        _check_count(len(bodies), most)
+        return bodies
     try:
         parts = _ENVELOPE.validate_json(body).requests
     except ValidationError as error:
         raise refused(error) from error
-    if len(parts) > most:
-        raise TooLarge("requests", len(parts), most, "requests")
+    _check_count(len(parts), most)
     return [_parse(to_json(part, inf_nan_mode="constants")) for part in parts]
+
+
+def _check_count(count: int, most: int) -> None:
+    if count > most:
+        raise TooLarge("requests", count, most, "requests")
 
 
 def _parse(body: bytes) -> ScoreBody | RepcenterError:

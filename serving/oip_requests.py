@@ -23,12 +23,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast, get_args
 
-import orjson
-
 from contracts.errors import InvalidInput, TooLarge
 from contracts.items import AttributeValue
 from contracts.request import PRIORITIES, Behaviour, MissingPolicy, Priority, ScoreRequest
-from serving.content_json import read_contents
+from serving.content_json import json_object, read_contents
 from serving.tensors import Numbers, Tensor
 
 QUERY = "query."
@@ -199,15 +197,7 @@ def _check_single(tensor: Tensor, count: int) -> None:
 
 
 def _columns(text: str, where: str) -> Mapping[str, AttributeValue]:
-    if not text:
-        return {}
-    try:
-        columns = orjson.loads(text)
-    except ValueError as error:
-        raise InvalidInput(where, text, "must be a JSON object") from error
-    if not isinstance(columns, dict):
-        raise InvalidInput(where, text, "must be a JSON object")
-    return columns
+    return json_object(text, where) if text else {}
 
 
 def _queries(tensors: Mapping[str, Tensor], count: int) -> list[dict[str, Sequence[float]]]:

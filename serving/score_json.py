@@ -1,7 +1,7 @@
 """The JSON of POST /v1/score: body -> ScoreBody, and its schema.
 
-pydantic-core validates straight from bytes into the contracts' dataclasses: 26 us for 64 behaviours
-and 100 candidates, where orjson and checks by hand take 40 us.
+pydantic-core validates straight from bytes into the contracts' dataclasses, faster than orjson and checks
+by hand.
 """
 
 from __future__ import annotations

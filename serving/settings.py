@@ -89,8 +89,8 @@ class ScorerSettings(BaseSettings):
         gt=0,
         le=60_000,
         description="Longest predicted wait for the event loop and a worker. While it is longer, requests "
-        "are refused with 429 before they are read; less keeps the slowest answers faster and refuses bursts "
-        "sooner. Low priority waits half as long at most.",
+        "are refused with 429 before they are parsed; less keeps the slowest answers faster and refuses "
+        "bursts sooner. Low priority waits half as long at most.",
     )
     batch_rows: int | None = Field(
         default=None,
